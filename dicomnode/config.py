@@ -11,7 +11,9 @@ from pydantic_core import ErrorDetails
 from dicomnode.errors import ConfigError
 from dicomnode.imaging import Finding, Policy
 
-AeTitle = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^[\x21-\x5b\x5d-\x7e]+( *[\x21-\x5b\x5d-\x7e]+)*$")]
+AeTitle = Annotated[
+    str, Field(min_length=1, max_length=16, pattern=r"^[\x21-\x5b\x5d-\x7e]+( *[\x21-\x5b\x5d-\x7e]+)*$")
+]
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_-]+$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(ge=0)]
@@ -82,9 +84,9 @@ class Destination(_Table):
     @model_validator(mode="after")
     def _is_complete(self) -> Self:
         if self.kind == "archive" and not self.peer:
-            raise ValueError("an archive destination needs peer = \"NAME\" of one of [[peers]]")
+            raise ValueError('an archive destination needs peer = "NAME" of one of [[peers]]')
         if self.kind == "folder" and self.path is None:
-            raise ValueError("a folder destination needs path = \"...\"")
+            raise ValueError('a folder destination needs path = "..."')
         return self
 
 
@@ -154,7 +156,9 @@ class Config(_Table):
         peers = {p.name for p in self.peers}
         for d in self.destinations:
             if d.kind == "archive" and d.peer not in peers:
-                raise ValueError(f"[[destinations]] {d.name}: expected peer to be one of {sorted(peers)}, found {d.peer!r}")
+                raise ValueError(
+                    f"[[destinations]] {d.name}: expected peer to be one of {sorted(peers)}, found {d.peer!r}"
+                )
         known = {d.name for d in self.destinations}
         for r in self.routes:
             missing = sorted(set(r.destinations) - known)
@@ -182,7 +186,9 @@ class Config(_Table):
         for destination in self.destinations:
             if destination.name == name:
                 return destination
-        raise ConfigError(f"expected one of the destinations {sorted(d.name for d in self.destinations)}, found {name!r}")
+        raise ConfigError(
+            f"expected one of the destinations {sorted(d.name for d in self.destinations)}, found {name!r}"
+        )
 
 
 def read_config(path: Path) -> Config:
@@ -197,7 +203,9 @@ def read_config(path: Path) -> Config:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); make one with 'dicomnode init DIR'") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: expected UTF-8 text, found byte {error.object[error.start]:#x} at {error.start}") from error
+        raise ConfigError(
+            f"{path}: expected UTF-8 text, found byte {error.object[error.start]:#x} at {error.start}"
+        ) from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: expected TOML, found: {error}") from error
 

@@ -24,6 +24,9 @@ class Refused(NodeError):
         super().__init__(message)
         self.status = status
 
+    def __reduce__(self) -> tuple[type["Refused"], tuple[str, int]]:
+        return Refused, (str(self), self.status)
+
 
 class UnusableSeries(NodeError):
     """The series must not be segmented as it stands; `verdicts` say why, with numbers."""
@@ -32,9 +35,16 @@ class UnusableSeries(NodeError):
         super().__init__("; ".join(str(verdict) for verdict in verdicts))
         self.verdicts = tuple(verdicts)
 
+    def __reduce__(self) -> tuple[type["UnusableSeries"], tuple[tuple[object, ...]]]:
+        return UnusableSeries, (self.verdicts,)
+
 
 class ModelError(NodeError):
     """A model package is missing, altered, or cannot do what was asked of it."""
+
+
+class NothingFound(NodeError):
+    """The network found none of its structures; a valid outcome without a result object."""
 
 
 class ResultMismatch(NodeError):

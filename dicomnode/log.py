@@ -5,6 +5,7 @@ import logging
 import sys
 from datetime import UTC, datetime
 
+
 class _JsonLine(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {

@@ -35,7 +35,9 @@ class Geometry:
         # In (slice, row, column) order a right-handed grid has a negative determinant.
         unit = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
         if np.linalg.det(unit) > -1e-3:
-            raise ValueError(f"expected slices along the acquisition normal, found determinant {np.linalg.det(unit):.4f}")
+            raise ValueError(
+                f"expected slices along the acquisition normal, found determinant {np.linalg.det(unit):.4f}"
+            )
         affine.setflags(write=False)
         object.__setattr__(self, "affine", affine)
 

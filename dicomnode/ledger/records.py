@@ -91,7 +91,7 @@ class Order:
     priority: int
     state: OrderState
     detail: str
-    attempt: int  # how often `retry` started it again
+    attempt: int  # 1, and one more for each `retry`
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +119,7 @@ class Delivery:
     since: datetime
     detail: str
     parked: bool
+    round: int  # 1, and one more for each `retry`
 
 
 class CommitmentOutcome(StrEnum):
@@ -127,3 +128,32 @@ class CommitmentOutcome(StrEnum):
     PENDING = "pending"
     COMMITTED = "committed"
     FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class CommitmentReport:
+    """What an archive reports about one commitment request (PS3.4 J.3.3): which instances it keeps, which not."""
+
+    transaction_uid: str
+    committed: tuple[str, ...]  # SOP Instance UIDs
+    failed: tuple[tuple[str, int], ...]  # SOP Instance UID, failure reason (PS3.3 C.14.1.1)
+
+
+@dataclass(frozen=True, slots=True)
+class Commitment:
+    """The last commitment request for one delivery, and what has come of it."""
+
+    transaction_uid: str
+    asked_at: datetime
+    outcome: CommitmentOutcome
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One finished step of an order: how long it took and what it reports."""
+
+    name: str
+    at: datetime
+    seconds: float
+    detail: str  # JSON

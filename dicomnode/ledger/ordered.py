@@ -1,0 +1,180 @@
+"""The book of what was ordered: one model for one version of one series, and how the work stands."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from dicomnode.ledger.records import Order, OrderState, Result, Rung, Step
+from dicomnode.ledger.tables import deliveries, orders, results, rungs, steps
+
+Row = Any  # one row of a query, columns as attributes
+
+
+class Ordered:
+    """Orders, their steps and the results they made."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+
+    def place(self, order: Order, at: datetime) -> None:
+        """Enter an order; placing it again changes nothing."""
+        with self._engine.begin() as db:
+            if db.execute(sa.select(orders.c.order_id).where(orders.c.order_id == order.order_id)).first():
+                return
+            db.execute(
+                orders.insert().values(
+                    order_id=order.order_id,
+                    version_id=order.version_id,
+                    route=order.route,
+                    model=order.model,
+                    results=json.dumps(order.results),
+                    destinations=json.dumps(order.destinations),
+                    priority=order.priority,
+                    state=OrderState.WAITING,
+                    detail="",
+                    created_at=at,
+                    updated_at=at,
+                )
+            )
+
+    def order(self, order_id: str) -> Order:
+        """One order.
+
+        Raises:
+            LookupError: no such order.
+        """
+        with self._engine.connect() as db:
+            row = db.execute(sa.select(orders).where(orders.c.order_id == order_id)).first()
+        if row is None:
+            raise LookupError(f"expected an order, found none with the id {order_id}")
+        return _order(row)
+
+    def orders(self, state: OrderState | None = None, limit: int = 100) -> list[Order]:
+        """The latest orders first, optionally in one state."""
+        query = sa.select(orders).order_by(orders.c.created_at.desc()).limit(limit)
+        if state is not None:
+            query = query.where(orders.c.state == state)
+        with self._engine.connect() as db:
+            return [_order(row) for row in db.execute(query)]
+
+    def orders_of(self, version_id: str) -> list[Order]:
+        """The orders of one version of a series."""
+        with self._engine.connect() as db:
+            return [_order(r) for r in db.execute(sa.select(orders).where(orders.c.version_id == version_id))]
+
+    def set_state(self, order_id: str, state: OrderState, detail: str, at: datetime) -> None:
+        """Move an order to a state, with a sentence for people."""
+        self._update(order_id, state=state, detail=detail, updated_at=at)
+
+    def count_start(self, order_id: str, at: datetime) -> int:
+        """Count, before dangerous work begins, that it begins; returns how often it has begun in this attempt."""
+        with self._engine.begin() as db:
+            db.execute(
+                orders.update()
+                .where(orders.c.order_id == order_id)
+                .values(starts=orders.c.starts + 1, state=OrderState.RUNNING, updated_at=at)
+            )
+            return db.execute(sa.select(orders.c.starts).where(orders.c.order_id == order_id)).scalar_one()
+
+    def start_again(self, order_id: str, at: datetime) -> Order:
+        """Open a parked order for another attempt."""
+        with self._engine.begin() as db:
+            db.execute(
+                orders.update()
+                .where(orders.c.order_id == order_id)
+                .values(state=OrderState.WAITING, detail="", attempt=orders.c.attempt + 1, starts=0, updated_at=at)
+            )
+        return self.order(order_id)
+
+    def record_step(self, order_id: str, step: Step) -> None:
+        """Keep what one step took and reports; a step that ran twice is kept twice, as it happened."""
+        with self._engine.begin() as db:
+            db.execute(
+                steps.insert().values(
+                    order_id=order_id, name=step.name, at=step.at, seconds=step.seconds, detail=step.detail
+                )
+            )
+
+    def steps_of(self, order_id: str) -> list[Step]:
+        """The steps an order has taken, in order."""
+        query = sa.select(steps).where(steps.c.order_id == order_id).order_by(steps.c.id)
+        with self._engine.connect() as db:
+            return [Step(r.name, r.at, r.seconds, r.detail) for r in db.execute(query)]
+
+    def record_results(self, made: Sequence[Result], goals: dict[str, Rung], at: datetime) -> None:
+        """Enter checked results and one delivery per destination, at the bottom rung."""
+        with self._engine.begin() as db:
+            for result in made:
+                if db.execute(_result(result.sop_instance_uid)).first() is None:
+                    values = {c: getattr(result, c) for c in _RESULT_COLUMNS}
+                    db.execute(results.insert().values(**values, path=str(result.path), created_at=at))
+                for destination, goal in goals.items():
+                    _open_delivery(db, result.sop_instance_uid, destination, goal, at)
+
+    def result(self, sop_instance_uid: str) -> Result:
+        """One result.
+
+        Raises:
+            LookupError: no such result.
+        """
+        with self._engine.connect() as db:
+            row = db.execute(_result(sop_instance_uid)).first()
+        if row is None:
+            raise LookupError(f"expected a result, found none with the SOP Instance UID {sop_instance_uid}")
+        return _to_result(row)
+
+    def results_of(self, order_id: str) -> list[Result]:
+        """The results of one order."""
+        with self._engine.connect() as db:
+            return [_to_result(r) for r in db.execute(sa.select(results).where(results.c.order_id == order_id))]
+
+    def _update(self, order_id: str, **values: object) -> None:
+        with self._engine.begin() as db:
+            db.execute(orders.update().where(orders.c.order_id == order_id).values(**values))
+
+
+_RESULT_COLUMNS = ("sop_instance_uid", "sop_class_uid", "study_instance_uid", "order_id", "kind", "sha256")
+
+
+def order_id_of(version_id: str, route: str) -> str:
+    """A short name: one route orders one thing for one version of a series, however often it is asked."""
+    return hashlib.sha256(f"{version_id} {route}".encode()).hexdigest()[:12]
+
+
+def _open_delivery(db: sa.Connection, sop_instance_uid: str, destination: str, goal: Rung, at: datetime) -> None:
+    there = sa.select(deliveries.c.rung).where(
+        deliveries.c.sop_instance_uid == sop_instance_uid, deliveries.c.destination == destination
+    )
+    if db.execute(there).first() is not None:
+        return
+    names = {"sop_instance_uid": sop_instance_uid, "destination": destination}
+    db.execute(deliveries.insert().values(**names, rung=Rung.ENCODED, goal=goal, since=at, detail=""))
+    db.execute(rungs.insert().values(**names, rung=Rung.ENCODED, at=at, detail="encoded and checked"))
+
+
+def _result(sop_instance_uid: str) -> sa.Select[Any]:
+    return sa.select(results).where(results.c.sop_instance_uid == sop_instance_uid)
+
+
+def _to_result(row: Row) -> Result:
+    return Result(**{c: getattr(row, c) for c in _RESULT_COLUMNS}, path=Path(row.path))
+
+
+def _order(row: Row) -> Order:
+    return Order(
+        order_id=row.order_id,
+        version_id=row.version_id,
+        route=row.route,
+        model=row.model,
+        results=tuple(json.loads(row.results)),
+        destinations=tuple(json.loads(row.destinations)),
+        priority=row.priority,
+        state=OrderState(row.state),
+        detail=row.detail,
+        attempt=row.attempt,
+    )

@@ -1,0 +1,196 @@
+"""The book of what came: instances, and the versions of the series they make up."""
+
+import hashlib
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from dicomnode.imaging import Instance, Series
+from dicomnode.ledger.records import OpenSeries, ReceivedInstance, SeriesState, SeriesVersion
+from dicomnode.ledger.tables import instances, series_versions
+
+Row = Any  # one row of a query, columns as attributes
+
+
+class Received:
+    """Instances as the spool has them, and series as they were found complete."""
+
+    def __init__(self, engine: sa.Engine, spool_dir: Path) -> None:
+        self._engine = engine
+        self._spool_dir = spool_dir
+
+    def index(self, batch: Sequence[ReceivedInstance]) -> None:
+        """Enter instances that are on disk; entering one again changes nothing."""
+        if not batch:
+            return
+        paths = [str(i.path) for i in batch]
+        with self._engine.begin() as db:
+            known = set(db.scalars(sa.select(instances.c.path).where(instances.c.path.in_(paths))))
+            new = {str(i.path): asdict(i) | {"path": str(i.path)} for i in batch if str(i.path) not in known}
+            if new:
+                db.execute(instances.insert(), list(new.values()))
+
+    def known_paths(self) -> set[Path]:
+        """Every spool path in the index, for reconciling it with the disk."""
+        with self._engine.connect() as db:
+            return {Path(p) for p in db.scalars(sa.select(instances.c.path))}
+
+    def open_series(self) -> list[OpenSeries]:
+        """Every series with instances that no version contains yet."""
+        waiting = sa.select(instances.c.series_instance_uid).where(instances.c.version.is_(None)).distinct()
+        query = (
+            sa.select(
+                instances.c.series_instance_uid,
+                sa.func.min(instances.c.study_instance_uid).label("study_instance_uid"),
+                sa.func.count(sa.distinct(instances.c.sop_instance_uid)).label("instances"),
+                sa.func.max(instances.c.received_at).label("last_received_at"),
+                sa.func.max(instances.c.calling_ae_title).label("calling_ae_title"),
+            )
+            .where(instances.c.series_instance_uid.in_(waiting))
+            .group_by(instances.c.series_instance_uid)
+        )
+        with self._engine.connect() as db:
+            return [OpenSeries(**row) for row in db.execute(query).mappings()]
+
+    def close_series(self, series_instance_uid: str, at: datetime, evidence: str) -> SeriesVersion | None:
+        """Make all instances of a series its next version; None when nothing new came since the last one."""
+        with self._engine.begin() as db:
+            rows = db.execute(_instances_of(series_instance_uid)).all()
+            if not any(row.version is None for row in rows):
+                return None
+            number = 1 + max((row.version for row in rows if row.version is not None), default=0)
+            series = self._series(series_instance_uid, rows)
+            version_id = version_id_of(series)
+            db.execute(
+                instances.update()
+                .where(instances.c.series_instance_uid == series_instance_uid, instances.c.version.is_(None))
+                .values(version=number)
+            )
+            db.execute(
+                series_versions.insert().values(
+                    version_id=version_id,
+                    series_instance_uid=series_instance_uid,
+                    study_instance_uid=rows[0].study_instance_uid,
+                    number=number,
+                    content=series.content,
+                    instances=len(rows),
+                    completed_at=at,
+                    evidence=evidence,
+                    state=SeriesState.COMPLETE,
+                    detail="",
+                    patient_key="",
+                )
+            )
+        return self.version(version_id)
+
+    def version(self, version_id: str) -> SeriesVersion:
+        """One version of a series with its instances.
+
+        Raises:
+            LookupError: no such version.
+        """
+        with self._engine.connect() as db:
+            row = db.execute(sa.select(series_versions).where(series_versions.c.version_id == version_id)).first()
+            if row is None:
+                raise LookupError(f"expected a series version, found none with the id {version_id}")
+            members = db.execute(_instances_of(row.series_instance_uid).where(instances.c.version <= row.number)).all()
+        return _version(row, self._series(row.series_instance_uid, members))
+
+    def versions(self, where: "VersionFilter | None" = None, limit: int = 100) -> list["VersionSummary"]:
+        """The latest versions first, optionally of one study, series or patient key."""
+        query = sa.select(series_versions).order_by(series_versions.c.completed_at.desc()).limit(limit)
+        for column, value in (where or {}).items():
+            query = query.where(series_versions.c[column] == value)
+        with self._engine.connect() as db:
+            return [_summary(row) for row in db.execute(query)]
+
+    def unrouted(self) -> list[str]:
+        """Ids of versions that are complete but that routing has not answered yet."""
+        query = sa.select(series_versions.c.version_id).where(series_versions.c.state == SeriesState.COMPLETE)
+        with self._engine.connect() as db:
+            return list(db.scalars(query))
+
+    def set_routed(self, version_id: str, state: SeriesState, detail: str, patient_key: str) -> None:
+        """Record routing's answer and the pseudonym under which the patient's studies are found again."""
+        with self._engine.begin() as db:
+            db.execute(
+                series_versions.update()
+                .where(series_versions.c.version_id == version_id)
+                .values(state=state, detail=detail, patient_key=patient_key)
+            )
+
+    def closed_before(self, moment: datetime) -> list[tuple[str, list[Path]]]:
+        """Series whose every version was completed before `moment` and not purged: uid and spool paths."""
+        query = (
+            sa.select(series_versions.c.series_instance_uid)
+            .group_by(series_versions.c.series_instance_uid)
+            .having(sa.func.max(series_versions.c.completed_at) < moment)
+            .having(sa.func.count(series_versions.c.purged_at) < sa.func.count())
+        )
+        with self._engine.connect() as db:
+            uids = list(db.scalars(query))
+            rows = {uid: db.execute(_instances_of(uid)).all() for uid in uids}
+        closed = {uid: members for uid, members in rows.items() if all(m.version is not None for m in members)}
+        return [(uid, [Path(m.path) for m in members]) for uid, members in closed.items()]
+
+    def set_purged(self, series_instance_uid: str, at: datetime) -> None:
+        """Record that a series' instances left the spool; its versions stay on record."""
+        of_series = series_versions.c.series_instance_uid == series_instance_uid
+        with self._engine.begin() as db:
+            db.execute(series_versions.update().where(of_series).values(purged_at=at))
+
+    def forget_missing(self, paths: Collection[Path]) -> None:
+        """Drop open index entries whose files are gone, so that a series is not closed over a hole."""
+        names = [str(p) for p in paths]
+        with self._engine.begin() as db:
+            db.execute(instances.delete().where(instances.c.path.in_(names), instances.c.version.is_(None)))
+
+    def _series(self, uid: str, rows: Iterable[Row]) -> Series:
+        return Series(uid, tuple(self._instance(row) for row in rows))
+
+    def _instance(self, row: Row) -> Instance:
+        return Instance(
+            sop_instance_uid=row.sop_instance_uid,
+            sop_class_uid=row.sop_class_uid,
+            series_instance_uid=row.series_instance_uid,
+            study_instance_uid=row.study_instance_uid,
+            transfer_syntax_uid=row.transfer_syntax_uid,
+            path=self._spool_dir / row.path,
+            sha256=row.sha256,
+            size_bytes=row.size_bytes,
+        )
+
+
+VersionFilter = dict[str, str]  # column -> value
+VersionSummary = dict[str, object]  # a row for people: `dicomnode series`
+
+
+def version_id_of(series: Series) -> str:
+    """A short name of one content of one series: the same instances always have the same version id."""
+    return hashlib.sha256(f"{series.series_instance_uid} {series.content}".encode()).hexdigest()[:16]
+
+
+def _instances_of(series_instance_uid: str) -> sa.Select[Any]:
+    return sa.select(instances).where(instances.c.series_instance_uid == series_instance_uid)
+
+
+def _version(row: Row, series: Series) -> SeriesVersion:
+    return SeriesVersion(
+        version_id=row.version_id,
+        number=row.number,
+        series=series,
+        study_instance_uid=row.study_instance_uid,
+        completed_at=row.completed_at,
+        evidence=row.evidence,
+        state=SeriesState(row.state),
+        detail=row.detail,
+    )
+
+
+def _summary(row: Row) -> VersionSummary:
+    names = ("version_id", "series_instance_uid", "study_instance_uid", "number", "instances", "completed_at")
+    return {name: getattr(row, name) for name in (*names, "evidence", "state", "detail", "purged_at")}

@@ -1,0 +1,207 @@
+"""The ledger: what came, what was ordered, how far it has come; every entry may be made twice."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from dicomnode.ledger import (
+    CommitmentOutcome,
+    CommitmentReport,
+    Ledger,
+    Order,
+    OrderState,
+    ReceivedInstance,
+    Result,
+    Rung,
+    SeriesState,
+)
+from dicomnode.ledger.ordered import order_id_of
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+GOALS = {"pacs": Rung.COMMITTED, "folder": Rung.ACCEPTED}
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    opened = Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}", tmp_path)
+    opened.prepare()
+    yield opened
+    opened.close()
+
+
+def received(number: int, series: str = "1.2.1", sha256: str = "a" * 64) -> ReceivedInstance:
+    return ReceivedInstance(
+        sop_instance_uid=f"{series}.{number}",
+        sop_class_uid="1.2.840.10008.5.1.4.1.1.2",
+        series_instance_uid=series,
+        study_instance_uid="1.2",
+        transfer_syntax_uid="1.2.840.10008.1.2.1",
+        path=Path(f"{series}-{number}-{sha256[:4]}.dcm"),
+        sha256=sha256,
+        size_bytes=100,
+        received_at=NOON + timedelta(seconds=number),
+        calling_ae_title="PACS",
+    )
+
+
+def an_order(ledger: Ledger) -> Order:
+    ledger.received.index([received(1)])
+    version = ledger.received.close_series("1.2.1", NOON, "test")
+    assert version is not None
+    order = Order(
+        order_id=order_id_of(version.version_id, "torso"),
+        version_id=version.version_id,
+        route="torso",
+        model="torso",
+        results=("seg",),
+        destinations=tuple(GOALS),
+        priority=5,
+        state=OrderState.WAITING,
+        detail="",
+        attempt=1,
+    )
+    ledger.ordered.place(order, NOON)
+    return order
+
+
+def a_result(ledger: Ledger) -> Result:
+    order = an_order(ledger)
+    made = Result("1.2.9", "1.2.840.10008.5.1.4.1.1.66.4", "1.2", order.order_id, "seg", Path("r.dcm"), "b" * 64)
+    ledger.ordered.record_results([made], GOALS, NOON)
+    return made
+
+
+def test_a_series_is_open_until_it_is_closed_and_then_is_version_1(ledger: Ledger):
+    ledger.received.index([received(1), received(2)])
+    [open_] = ledger.received.open_series()
+    assert (open_.instances, open_.last_received_at) == (2, NOON + timedelta(seconds=2))
+    version = ledger.received.close_series("1.2.1", NOON, "the association ended")
+    assert version is not None
+    assert (version.number, len(version.series.instances), version.state) == (1, 2, SeriesState.COMPLETE)
+    assert ledger.received.open_series() == []
+    assert ledger.received.unrouted() == [version.version_id]
+
+
+def test_late_instances_make_a_second_version_with_all_of_them(ledger: Ledger):
+    ledger.received.index([received(1)])
+    first = ledger.received.close_series("1.2.1", NOON, "quiet")
+    ledger.received.index([received(2)])
+    second = ledger.received.close_series("1.2.1", NOON, "quiet again")
+    assert first is not None
+    assert second is not None
+    assert (second.number, len(second.series.instances)) == (2, 2)
+    assert len(ledger.received.version(first.version_id).series.instances) == 1
+    assert first.version_id != second.version_id
+
+
+def test_closing_a_series_with_nothing_new_makes_no_version(ledger: Ledger):
+    ledger.received.index([received(1)])
+    assert ledger.received.close_series("1.2.1", NOON, "once")
+    ledger.received.index([received(1)])
+    assert ledger.received.close_series("1.2.1", NOON, "twice") is None
+
+
+def test_two_contents_under_one_uid_are_both_kept_and_counted_as_one_instance(ledger: Ledger):
+    ledger.received.index([received(1), received(1, sha256="b" * 64)])
+    [open_] = ledger.received.open_series()
+    assert open_.instances == 1
+    version = ledger.received.close_series("1.2.1", NOON, "quiet")
+    assert version is not None
+    assert len(version.series.instances) == 2
+
+
+def test_placing_an_order_twice_places_it_once(ledger: Ledger):
+    order = an_order(ledger)
+    ledger.ordered.set_state(order.order_id, OrderState.RUNNING, "", NOON)
+    ledger.ordered.place(order, NOON)
+    [found] = ledger.ordered.orders()
+    assert (found.state, found.destinations, found.priority) == (OrderState.RUNNING, tuple(GOALS), 5)
+
+
+def test_starts_are_counted_per_attempt(ledger: Ledger):
+    order = an_order(ledger)
+    assert [ledger.ordered.count_start(order.order_id, NOON) for _ in range(3)] == [1, 2, 3]
+    again = ledger.ordered.start_again(order.order_id, NOON)
+    assert (again.attempt, again.state) == (2, OrderState.WAITING)
+    assert ledger.ordered.count_start(order.order_id, NOON) == 1
+
+
+def test_results_open_one_delivery_per_destination_however_often_they_are_recorded(ledger: Ledger):
+    made = a_result(ledger)
+    ledger.ordered.record_results([made], GOALS, NOON)
+    found = {d.destination: (d.rung, d.goal) for d in ledger.delivered.deliveries_of(made.order_id)}
+    assert found == {name: (Rung.ENCODED, goal) for name, goal in GOALS.items()}
+    assert ledger.ordered.result("1.2.9") == made
+    assert len(ledger.delivered.history("1.2.9")) == 2
+
+
+def test_a_rung_rises_and_never_sinks_by_itself(ledger: Ledger):
+    a_result(ledger)
+    ledger.delivered.raise_rung("1.2.9", "pacs", Rung.ACCEPTED, NOON, "0x0000")
+    ledger.delivered.raise_rung("1.2.9", "pacs", Rung.SENT, NOON, "late")
+    assert ledger.delivered.delivery("1.2.9", "pacs").rung is Rung.ACCEPTED
+    assert ledger.delivered.delivery("1.2.9", "folder").rung is Rung.ENCODED
+    assert [r for d, r, _, _ in ledger.delivered.history("1.2.9") if d == "pacs"] == [Rung.ENCODED, Rung.ACCEPTED]
+
+
+def test_what_an_archive_lost_goes_back_to_the_bottom_and_the_history_keeps_it(ledger: Ledger):
+    a_result(ledger)
+    ledger.delivered.raise_rung("1.2.9", "pacs", Rung.ACCEPTED, NOON, "0x0000")
+    ledger.delivered.send_again("1.2.9", "pacs", NOON, "commitment failed")
+    assert ledger.delivered.delivery("1.2.9", "pacs").rung is Rung.ENCODED
+    assert [r for d, r, _, _ in ledger.delivered.history("1.2.9") if d == "pacs"][-1] is Rung.ENCODED
+
+
+@pytest.mark.parametrize(
+    ("report", "outcome"),
+    [
+        (CommitmentReport("1.5", ("1.2.9",), ()), CommitmentOutcome.COMMITTED),
+        (CommitmentReport("1.5", (), (("1.2.9", 0x0112),)), CommitmentOutcome.FAILED),
+        (CommitmentReport("1.5", ("1.2.8",), ()), CommitmentOutcome.FAILED),
+    ],
+)
+def test_a_commitment_report_is_matched_by_its_transaction(
+    ledger: Ledger, report: CommitmentReport, outcome: CommitmentOutcome
+):
+    a_result(ledger)
+    ledger.delivered.ask_commitment("1.5", "1.2.9", "pacs", NOON)
+    assert ledger.delivered.record_report(report, NOON)
+    found = ledger.delivered.commitment("1.2.9", "pacs")
+    assert found is not None
+    assert found.outcome is outcome
+
+
+def test_a_report_nobody_asked_for_changes_nothing(ledger: Ledger):
+    a_result(ledger)
+    assert not ledger.delivered.record_report(CommitmentReport("1.6", ("1.2.9",), ()), NOON)
+    assert ledger.delivered.commitment("1.2.9", "pacs") is None
+
+
+def test_parking_one_delivery_leaves_the_other_alone(ledger: Ledger):
+    a_result(ledger)
+    ledger.delivered.park("1.2.9", "pacs", "refused")
+    assert ledger.delivered.delivery("1.2.9", "pacs").parked
+    assert not ledger.delivered.delivery("1.2.9", "folder").parked
+    again = ledger.delivered.start_again("1.2.9", "pacs", NOON)
+    assert (again.parked, again.round, again.attempts) == (False, 2, 0)
+
+
+def test_only_series_without_open_instances_are_old_enough_to_go(ledger: Ledger):
+    ledger.received.index([received(1), received(1, series="1.2.2")])
+    for uid in ("1.2.1", "1.2.2"):
+        ledger.received.close_series(uid, NOON, "quiet")
+    ledger.received.index([received(2, series="1.2.2")])
+    old = ledger.received.closed_before(NOON + timedelta(days=1))
+    assert [uid for uid, _ in old] == ["1.2.1"]
+    ledger.received.set_purged("1.2.1", NOON)
+    assert ledger.received.closed_before(NOON + timedelta(days=1)) == []
+
+
+def test_the_audit_heads_anchor_is_the_longest_one(ledger: Ledger):
+    assert ledger.last_audit_head() is None
+    ledger.anchor_audit_head(3, "c" * 64, NOON)
+    ledger.anchor_audit_head(3, "c" * 64, NOON)
+    ledger.anchor_audit_head(2, "b" * 64, NOON)
+    assert ledger.last_audit_head() == (3, "c" * 64)

@@ -1,0 +1,60 @@
+"""The workspace: what one step leaves, the next one finds; what a killed step left does not count."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dicomnode.errors import Unavailable
+from dicomnode.imaging import CodedConcept, Geometry, ModelIdentity, Segment, Segmentation, SliceSource, Volume
+from dicomnode.workspace import Workspace
+
+LIVER = Segment(
+    1,
+    "Liver",
+    (1,),
+    CodedConcept("91723000", "SCT", "Anatomical Structure"),
+    CodedConcept("10200004", "SCT", "Liver"),
+    None,
+    (221, 130, 101),
+)
+AFFINE = np.array([[0, 0, 0.7, -10], [0, 0.8, 0, -20], [2.5, 0, 0, 30], [0, 0, 0, 1]])
+
+
+def a_volume() -> Volume:
+    voxels = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+    return Volume(
+        voxels, Geometry(AFFINE, (2, 3, 4), "1.2.3"), (SliceSource("1.1", "1.2"), SliceSource("1.3", "1.2", 7))
+    )
+
+
+def test_a_volume_comes_back_as_it_was(tmp_path: Path):
+    Workspace(tmp_path / "order").write_volume(a_volume())
+    back = Workspace(tmp_path / "order").read_volume()
+    assert np.array_equal(back.voxels, a_volume().voxels)
+    assert back.geometry.is_close_to(a_volume().geometry, 0.0)
+    assert back.sources == a_volume().sources
+
+
+def test_a_segmentation_comes_back_as_it_was(tmp_path: Path):
+    volume = a_volume()
+    labels = (volume.voxels > 11).astype(np.uint8)
+    model = ModelIdentity("torso", "1", "Torso", "0" * 64, diagnostic=False)
+    made = Segmentation(labels, volume.geometry, volume.sources, (LIVER,), model)
+    Workspace(tmp_path).write_segmentation(made)
+    back = Workspace(tmp_path).read_segmentation()
+    assert np.array_equal(back.labels, labels)
+    assert (back.segments, back.model, back.sources) == (made.segments, made.model, made.sources)
+
+
+def test_what_is_not_there_can_be_tried_again_later(tmp_path: Path):
+    with pytest.raises(Unavailable, match="retry the order"):
+        Workspace(tmp_path / "gone").read_volume()
+
+
+def test_a_cleared_workspace_is_gone_and_clearing_twice_is_no_error(tmp_path: Path):
+    workspace = Workspace(tmp_path / "order")
+    workspace.write_document("objects", [1])
+    workspace.clear()
+    workspace.clear()
+    assert not (tmp_path / "order").exists()
