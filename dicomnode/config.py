@@ -1,9 +1,15 @@
-"""node.toml -> one frozen `Config`. An unknown key, a wrong type or a dangling name refuses to start."""
+"""node.toml -> one frozen `Config`. An unknown key, a wrong type or a dangling name refuses to start.
 
+`dicomnode/templates/node.toml` explains every key; this module says which there are and what they may hold.
+"""
+
+import difflib
+import json
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -15,13 +21,15 @@ AeTitle = Annotated[
     str, Field(min_length=1, max_length=16, pattern=r"^[\x21-\x5b\x5d-\x7e]+( *[\x21-\x5b\x5d-\x7e]+)*$")
 ]
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_-]+$")]
+Host = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^\S+$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(ge=0)]
+Entry = TypeVar("Entry", "Peer", "Destination")
 Condition = str | int | float | bool | dict[str, str | int | float | list[str | int | float]]
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class NodeTable(_Table):
@@ -29,7 +37,7 @@ class NodeTable(_Table):
 
     ae_title: AeTitle = "DICOMNODE"
     port: Port = 11112
-    bind: str = "127.0.0.1"
+    bind: Host = "127.0.0.1"
     data_dir: Path = Path("data")
     database: str = ""  # SQLAlchemy URL; empty: SQLite files in data_dir
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
@@ -60,10 +68,10 @@ class Peer(_Table):
 
     name: Name
     ae_title: AeTitle
-    host: str
+    host: Host
     port: Port
     may_send: bool = True
-    allowed_hosts: tuple[str, ...] = ()  # addresses it may call from; empty: `host` only
+    allowed_hosts: tuple[Host, ...] = ()  # addresses it may call from; empty: `host` only
     query_count: bool = False  # ask it by C-FIND how many instances a series has
 
 
@@ -95,7 +103,7 @@ class Route(_Table):
 
     name: Name
     match: Mapping[str, Condition] = {}  # DICOM keyword (or number_of_instances) -> condition
-    model: str
+    model: Annotated[str, Field(min_length=1)]
     results: tuple[str, ...] = ("seg",)
     destinations: tuple[str, ...]
     priority: Annotated[int, Field(ge=1, le=1000)] = 100  # lower runs first
@@ -146,24 +154,16 @@ class Config(_Table):
 
     @model_validator(mode="after")
     def _names_exist(self) -> Self:
-        for table, names in (
-            ("peers", [p.name for p in self.peers]),
-            ("destinations", [d.name for d in self.destinations]),
-            ("routes", [r.name for r in self.routes]),
-        ):
-            if len(set(names)) != len(names):
-                raise ValueError(f"[[{table}]]: expected every name once, found {sorted(names)}")
-        peers = {p.name for p in self.peers}
-        for d in self.destinations:
-            if d.kind == "archive" and d.peer not in peers:
-                raise ValueError(
-                    f"[[destinations]] {d.name}: expected peer to be one of {sorted(peers)}, found {d.peer!r}"
-                )
-        known = {d.name for d in self.destinations}
-        for r in self.routes:
-            missing = sorted(set(r.destinations) - known)
-            if missing:
-                raise ValueError(f"[[routes]] {r.name}: expected destinations among {sorted(known)}, found {missing}")
+        peers = _names("peers", self.peers)
+        destinations = _names("destinations", self.destinations)
+        _names("routes", self.routes)
+        for index, destination in enumerate(self.destinations):
+            if destination.kind == "archive" and destination.peer not in peers:
+                raise ValueError(_dangling(f"destinations[{index}].peer", "[[peers]]", peers, destination.peer))
+        for index, route in enumerate(self.routes):
+            for name in route.destinations:
+                if name not in destinations:
+                    raise ValueError(_dangling(f"routes[{index}].destinations", "[[destinations]]", destinations, name))
         return self
 
     def peer(self, name: str) -> Peer:
@@ -172,10 +172,7 @@ class Config(_Table):
         Raises:
             ConfigError: no peer has it.
         """
-        for peer in self.peers:
-            if peer.name == name:
-                return peer
-        raise ConfigError(f"expected one of the peers {sorted(p.name for p in self.peers)}, found {name!r}")
+        return _named("peers", self.peers, name)
 
     def destination(self, name: str) -> Destination:
         """The destination of that name.
@@ -183,12 +180,7 @@ class Config(_Table):
         Raises:
             ConfigError: no destination has it.
         """
-        for destination in self.destinations:
-            if destination.name == name:
-                return destination
-        raise ConfigError(
-            f"expected one of the destinations {sorted(d.name for d in self.destinations)}, found {name!r}"
-        )
+        return _named("destinations", self.destinations, name)
 
 
 def read_config(path: Path) -> Config:
@@ -198,28 +190,31 @@ def read_config(path: Path) -> Config:
         ConfigError: file, key, what was expected and what was found.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        return parse_config(tomllib.loads(text), source=str(path), base=path.parent)
+        text = path.read_bytes().decode("utf-8")
+        document = tomllib.loads(text)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); make one with 'dicomnode init DIR'") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"{path}: expected UTF-8 text, found byte {error.object[error.start]:#x} at {error.start}"
-        ) from error
+        line = error.object[: error.start].count(b"\n") + 1
+        found = f"{error.object[error.start]:#04x} in line {line}"
+        raise ConfigError(f"{path}: expected UTF-8 text, found byte {found}; save the file as UTF-8") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: expected TOML, found: {error}") from error
+    return parse_config(document, source=str(path), base=path.parent)
 
 
 def parse_config(document: Mapping[str, object], source: str, base: Path = Path()) -> Config:
     """A parsed TOML document -> Config; relative paths become absolute under `base`.
 
     Raises:
-        ConfigError: names `source`, the key, what was expected and what was found.
+        ConfigError: one line per mistake; each names `source`, the key, what was expected and what was found.
     """
     try:
-        config = Config.model_validate(document)
+        # As JSON, because pydantic's strict mode then takes lists for tuples but no "11112" for a number.
+        config = Config.model_validate_json(json.dumps(document, default=str), strict=True)
     except ValidationError as error:
-        raise ConfigError("\n".join(_sentence(source, e) for e in error.errors())) from error
+        sentences = _sentences(document, error.errors())
+        raise ConfigError("\n".join(f"{source}: {sentence}" for sentence in sentences)) from error
     node = config.node.model_copy(update={"data_dir": (base / config.node.data_dir).resolve()})
     destinations = tuple(
         d.model_copy(update={"path": (base / d.path).resolve()}) if d.path else d for d in config.destinations
@@ -227,20 +222,117 @@ def parse_config(document: Mapping[str, object], source: str, base: Path = Path(
     return config.model_copy(update={"node": node, "destinations": destinations})
 
 
-def _sentence(source: str, error: ErrorDetails) -> str:
-    key = ".".join(str(part) for part in error["loc"] if part != "[key]") or "(document)"
-    if error["type"] == "extra_forbidden":
-        return f"{source}: unknown key {key!r}; expected {_known_keys(error['loc'])}"
-    found = repr(error["input"])
-    return f"{source}: key {key!r}: {error['msg']}; found {found[:80]}"
+def _names(table: str, entries: Sequence[Peer | Destination | Route]) -> list[str]:
+    names = [entry.name for entry in entries]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise ValueError(f"{table}[{index}].name: expected a name of its own, found {name!r} a second time")
+    return names
 
 
-def _known_keys(location: tuple[int | str, ...]) -> str:
+def _dangling(key: str, table: str, known: Sequence[str], found: str) -> str:
+    names = ", ".join(map(repr, known)) or "none is there"
+    return f"{key}: expected the name of one of {table} ({names}), found {found!r}{_guess(found, known)}"
+
+
+def _named(table: str, entries: Sequence[Entry], name: str) -> Entry:
+    for entry in entries:
+        if entry.name == name:
+            return entry
+    raise ConfigError(_dangling("name", f"[[{table}]]", [entry.name for entry in entries], name))
+
+
+def _guess(found: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(found, list(known), n=1)
+    return f"; did you mean {str(close[0])!r}?" if close else ""
+
+
+def _sentences(document: Mapping[str, object], errors: Sequence[ErrorDetails]) -> list[str]:
+    """One sentence per key; pydantic reports a key once for each type it might have had."""
+    by_key: dict[str, list[ErrorDetails]] = {}
+    for error in errors:
+        by_key.setdefault(_key(document, error), []).append(error)
+    return [_sentence(key, of_key) for key, of_key in by_key.items()]
+
+
+def _sentence(key: str, errors: Sequence[ErrorDetails]) -> str:
+    first = errors[0]
+    if first["type"] == "value_error":  # a sentence of ours
+        text = str(first.get("ctx", {}).get("error", first["msg"]))
+        return f"{key}: {text}" if key else text
+    if first["type"] == "extra_forbidden":
+        known = _keys_beside(first["loc"])
+        name = str(first["loc"][-1])
+        return f"{key}: unknown key; expected one of {', '.join(known)}{_guess(name, known)}"
+    if first["loc"][0] == "geometry" and first["loc"][-1] == "[key]":
+        name = str(first["loc"][1])
+        return f"{key}: unknown finding; expected one of {', '.join(Finding)}{_guess(name, Finding)}"
+    expected = _CONDITION if ".match." in key else " or ".join(dict.fromkeys(_expected(e) for e in errors))
+    if first["type"] == "missing":
+        return f"{key}: expected a value, found nothing"
+    found = json.dumps(first["input"], default=str)
+    return f"{key}: expected {expected}, found {found if len(found) <= 80 else found[:77] + '...'}"
+
+
+_CONDITION = 'a text, a number, true or false, or a condition such as { in = ["CT", "MR"] }'
+
+_EXPECTED = {
+    "bool_type": "true or false",
+    "dict_type": "a table",
+    "finite_number": "a finite number",
+    "float_type": "a number",
+    "greater_than": "more than {gt:g}",
+    "greater_than_equal": "{ge:g} or more",
+    "int_from_float": "a whole number",
+    "int_type": "a whole number",
+    "less_than_equal": "at most {le:g}",
+    "literal_error": "{expected}",
+    "enum": "{expected}",
+    "model_type": "a table",
+    "path_type": "a path in quotes",
+    "string_too_long": "at most {max_length} characters",
+    "string_too_short": "a text that is not empty",
+    "string_type": "a text in quotes",
+    "tuple_type": "a list",
+}
+
+
+def _expected(error: ErrorDetails) -> str:
+    if error["type"] == "string_pattern_mismatch":
+        return _PATTERNS.get(str(error["loc"][-1]), "letters, digits, _ and - only")
+    if (template := _EXPECTED.get(error["type"])) is None:
+        return error["msg"]
+    return template.format(**error.get("ctx", {}))
+
+
+_PATTERNS = {
+    "ae_title": "an AE title (1 to 16 printable ASCII characters, no backslash, no space at an end)",
+    "bind": "an address or host name without spaces",
+    "host": "an address or host name without spaces",
+}
+
+
+def _key(document: Mapping[str, object], error: ErrorDetails) -> str:
+    """The place in the file, such as `peers[0].port`; what pydantic adds of its own is left out."""
+    key = ""
+    here: Any = document
+    for part in error["loc"]:
+        if isinstance(part, int) and isinstance(here, list) and part < len(here):  # pyright: ignore[reportUnknownArgumentType]
+            key, here = f"{key}[{part}]", here[part]
+        elif isinstance(here, dict) and (part in here or error["type"] == "missing"):
+            name = str(part) if _BARE_KEY.fullmatch(str(part)) else json.dumps(part)
+            key, here = f"{key}.{name}" if key else name, here.get(part)
+    return key
+
+
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")  # any other stands in quotes, in TOML as in our sentences
+
+
+def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
     table: type[BaseModel] = Config
     for part in location[:-1]:
-        if isinstance(part, str) and part in _TABLES:
-            table = _TABLES[part]
-    return "one of " + ", ".join(table.model_fields)
+        table = _TABLES.get(str(part), table)
+    return list(table.model_fields)
 
 
 _TABLES: dict[str, type[BaseModel]] = {

@@ -10,7 +10,7 @@ stay in the spool. A step may run twice, so what it writes is named after what i
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ParamSpec, TypeVar
+from typing import NoReturn, ParamSpec, TypeVar
 
 from dbos import DBOS, DBOSConfiguredInstance
 
@@ -41,22 +41,28 @@ class Shipment:
     round: int
 
 
+def _of_another_role(*_arguments: object) -> NoReturn:
+    raise NodeError("this step belongs to another role: its job came on the wrong queue")
+
+
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What the pipeline asks of the rest of the house; `node.py` fills it in.
+    """What the pipeline asks of the rest of the house; `node.py` fills in what a role can do.
 
     All take and return names; all raise NodeError and nothing else on purpose.
     """
 
-    route: Callable[[str], list[Placed]]  # version id -> orders
-    assemble: Callable[[str], None]  # order id; headers -> gate -> voxels in the workspace
-    infer: Callable[[str], None]  # order id; voxels -> labels on the source grid in the workspace
-    encode: Callable[[str], None]  # order id; labels -> DICOM objects in the workspace
-    check: Callable[[str], None]  # order id; decodes the objects again and compares
-    ship: Callable[[str], list[Shipment]]  # order id; objects -> results and deliveries in the ledger
-    deliver: Callable[[Shipment], float | None]  # one step up; seconds to wait before the next, None: arrived
-    postpone: Callable[[str, NodeError, int], float | None]  # order id; seconds to wait, None: no more patience
-    park: Callable[[str, str], None]  # order id or version id, sentence
+    route: Callable[[str], list[Placed]] = _of_another_role  # version id -> orders
+    refuse: Callable[[str, str], None] = _of_another_role  # version id, sentence: routing failed
+    assemble: Callable[[str], None] = _of_another_role  # order id; headers -> gate -> voxels in the workspace
+    infer: Callable[[str], None] = _of_another_role  # order id; voxels -> labels on the source grid
+    encode: Callable[[str], None] = _of_another_role  # order id; labels -> DICOM objects in the workspace
+    check: Callable[[str], None] = _of_another_role  # order id; decodes the objects again and compares
+    ship: Callable[[str], list[Shipment]] = _of_another_role  # order id; objects -> results and deliveries
+    tidy: Callable[[str], None] = _of_another_role  # order id; the workspace has served
+    postpone: Callable[[str, NodeError, int], float | None] = _of_another_role  # order id; None: no more patience
+    park: Callable[[str, str], None] = _of_another_role  # order id, sentence: needs a person
+    deliver: Callable[[Shipment], float | None] = _of_another_role  # seconds until the next look, None: no more
 
 
 @DBOS.dbos_class()
@@ -74,10 +80,10 @@ class Pipeline(DBOSConfiguredInstance):
             for placed in step(self.able.route, version_id):
                 enqueue(segment_job(placed.order_id, placed.attempt, placed.priority))
         except Exception as error:  # noqa: BLE001  one of two places that decide about every failure
-            step(self.able.park, version_id, sentence(error))
+            step(self.able.refuse, version_id, sentence(error))
 
     @DBOS.workflow(max_recovery_attempts=MAX_RECOVERIES)
-    def segment_series(self, order_id: str, attempt: int, postponed: int) -> None:
+    def segment_series(self, order_id: str, attempt: int, postponed: int, priority: int) -> None:
         """Segment one version of one series with one model, and send the results on their way."""
         able = self.able
         try:
@@ -87,11 +93,12 @@ class Pipeline(DBOSConfiguredInstance):
             step(able.check, order_id)
             for shipment in step(able.ship, order_id):
                 enqueue(delivery_job(shipment.sop_instance_uid, shipment.destination, (shipment.round, 1)))
+            step(able.tidy, order_id)
         except Exception as error:  # noqa: BLE001  one of two places that decide about every failure
             if isinstance(error, NodeError) and error.retryable:
                 wait_s = step(able.postpone, order_id, error, postponed)
                 if wait_s is not None:
-                    enqueue(segment_job(order_id, attempt, 100, postponed=postponed + 1, delay_s=wait_s))
+                    enqueue(segment_job(order_id, attempt, priority, postponed=postponed + 1, delay_s=wait_s))
                     return
             step(able.park, order_id, sentence(error))
 

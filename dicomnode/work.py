@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-import sqlalchemy as sa
 from dbos import DBOS, DBOSClient, DBOSConfig, EnqueueOptions
 
 APPLICATION = "dicomnode"
@@ -59,15 +58,16 @@ class Job:
         return options
 
 
-def route_job(version_id: str) -> Job:
-    """Find out which models want a version of a series."""
-    return Job(Queue.ROUTE, "route_series", f"route/{version_id}", (version_id,))
+def route_job(version_id: str, again: str = "") -> Job:
+    """Find out which models want a version of a series; `again` makes it another job for the same version."""
+    job_id = f"route/{version_id}" + (f"/{again}" if again else "")
+    return Job(Queue.ROUTE, "route_series", job_id, (version_id,))
 
 
 def segment_job(order_id: str, attempt: int, priority: int, *, postponed: int = 0, delay_s: float = 0.0) -> Job:
     """Carry out an order; `attempt` counts a person's retries, `postponed` the node's own."""
     job_id = f"segment/{order_id}/{attempt}/{postponed}"
-    return Job(Queue.SEGMENT, "segment_series", job_id, (order_id, attempt, postponed), priority, delay_s)
+    return Job(Queue.SEGMENT, "segment_series", job_id, (order_id, attempt, postponed, priority), priority, delay_s)
 
 
 def delivery_job(sop_instance_uid: str, destination: str, turn: tuple[int, int], delay_s: float = 0.0) -> Job:
@@ -118,17 +118,18 @@ class WorkClient:
     """Puts jobs on queues from a process that serves none."""
 
     def __init__(self, url: str) -> None:
-        self._engine = sa.create_engine(url) if url.startswith("postgresql") else None
         self._client = DBOSClient(system_database_url=url, application_name=APPLICATION)
 
     def enqueue(self, job: Job) -> None:
         """Put a job on its queue."""
         self._client.enqueue(job.options(), *job.arguments)
 
-    def lost(self) -> list[tuple[str, str]]:
-        """Jobs the engine gave up on: (job id, why); the node parks their orders."""
+    def lost(self, queue: Queue) -> list[tuple[str, str]]:
+        """Jobs of a queue that the engine gave up on: (job id, why); the node parks their orders."""
         states = ["MAX_RECOVERY_ATTEMPTS_EXCEEDED", "ERROR"]
-        found = self._client.list_workflows(status=states, load_input=False, load_output=False)
+        found = self._client.list_workflows(
+            status=states, queue_name=queue, load_input=False, load_output=False, limit=1000, sort_desc=True
+        )
         return [(w.workflow_id, w.status) for w in found]
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from dicomnode.ledger.database import Database
 from dicomnode.ledger.records import Order, OrderState, Result, Rung, Step
 from dicomnode.ledger.tables import deliveries, orders, results, rungs, steps
 
@@ -18,12 +19,12 @@ Row = Any  # one row of a query, columns as attributes
 class Ordered:
     """Orders, their steps and the results they made."""
 
-    def __init__(self, engine: sa.Engine) -> None:
-        self._engine = engine
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def place(self, order: Order, at: datetime) -> None:
         """Enter an order; placing it again changes nothing."""
-        with self._engine.begin() as db:
+        with self._database.begin() as db:
             if db.execute(sa.select(orders.c.order_id).where(orders.c.order_id == order.order_id)).first():
                 return
             db.execute(
@@ -48,7 +49,7 @@ class Ordered:
         Raises:
             LookupError: no such order.
         """
-        with self._engine.connect() as db:
+        with self._database.begin() as db:
             row = db.execute(sa.select(orders).where(orders.c.order_id == order_id)).first()
         if row is None:
             raise LookupError(f"expected an order, found none with the id {order_id}")
@@ -59,21 +60,41 @@ class Ordered:
         query = sa.select(orders).order_by(orders.c.created_at.desc()).limit(limit)
         if state is not None:
             query = query.where(orders.c.state == state)
-        with self._engine.connect() as db:
+        with self._database.begin() as db:
             return [_order(row) for row in db.execute(query)]
 
     def orders_of(self, version_id: str) -> list[Order]:
         """The orders of one version of a series."""
-        with self._engine.connect() as db:
+        with self._database.begin() as db:
             return [_order(r) for r in db.execute(sa.select(orders).where(orders.c.version_id == version_id))]
 
     def set_state(self, order_id: str, state: OrderState, detail: str, at: datetime) -> None:
         """Move an order to a state, with a sentence for people."""
         self._update(order_id, state=state, detail=detail, updated_at=at)
 
+    def settle(self, order_id: str, at: datetime) -> OrderState:
+        """Draw the order's state from its deliveries: done, parked, or still on their way."""
+        query = (
+            sa.select(deliveries.c.rung, deliveries.c.goal, deliveries.c.parked, deliveries.c.destination)
+            .join(results, results.c.sop_instance_uid == deliveries.c.sop_instance_uid)
+            .where(results.c.order_id == order_id)
+        )
+        with self._database.begin() as db:
+            rows = db.execute(query).all()
+        unfinished = [r for r in rows if r.rung < r.goal]
+        if not unfinished:
+            state, detail = OrderState.DONE, f"{len(rows)} deliveries reached their goal"
+        elif all(r.parked for r in unfinished):
+            names = ", ".join(sorted({r.destination for r in unfinished}))
+            state, detail = OrderState.PARKED, f"deliveries to {names} are parked"
+        else:
+            state, detail = OrderState.DELIVERING, f"{len(rows) - len(unfinished)} of {len(rows)} deliveries arrived"
+        self.set_state(order_id, state, detail, at)
+        return state
+
     def count_start(self, order_id: str, at: datetime) -> int:
-        """Count, before dangerous work begins, that it begins; returns how often it has begun in this attempt."""
-        with self._engine.begin() as db:
+        """Count, before a dangerous step begins, that it begins; returns how often it has begun without ending."""
+        with self._database.begin() as db:
             db.execute(
                 orders.update()
                 .where(orders.c.order_id == order_id)
@@ -81,9 +102,13 @@ class Ordered:
             )
             return db.execute(sa.select(orders.c.starts).where(orders.c.order_id == order_id)).scalar_one()
 
+    def forget_starts(self, order_id: str) -> None:
+        """The step ended, well or with a named error: its worker lived."""
+        self._update(order_id, starts=0)
+
     def start_again(self, order_id: str, at: datetime) -> Order:
         """Open a parked order for another attempt."""
-        with self._engine.begin() as db:
+        with self._database.begin() as db:
             db.execute(
                 orders.update()
                 .where(orders.c.order_id == order_id)
@@ -93,7 +118,8 @@ class Ordered:
 
     def record_step(self, order_id: str, step: Step) -> None:
         """Keep what one step took and reports; a step that ran twice is kept twice, as it happened."""
-        with self._engine.begin() as db:
+        with self._database.begin() as db:
+            db.execute(orders.update().where(orders.c.order_id == order_id).values(starts=0))
             db.execute(
                 steps.insert().values(
                     order_id=order_id, name=step.name, at=step.at, seconds=step.seconds, detail=step.detail
@@ -103,12 +129,12 @@ class Ordered:
     def steps_of(self, order_id: str) -> list[Step]:
         """The steps an order has taken, in order."""
         query = sa.select(steps).where(steps.c.order_id == order_id).order_by(steps.c.id)
-        with self._engine.connect() as db:
+        with self._database.begin() as db:
             return [Step(r.name, r.at, r.seconds, r.detail) for r in db.execute(query)]
 
     def record_results(self, made: Sequence[Result], goals: dict[str, Rung], at: datetime) -> None:
         """Enter checked results and one delivery per destination, at the bottom rung."""
-        with self._engine.begin() as db:
+        with self._database.begin() as db:
             for result in made:
                 if db.execute(_result(result.sop_instance_uid)).first() is None:
                     values = {c: getattr(result, c) for c in _RESULT_COLUMNS}
@@ -122,7 +148,7 @@ class Ordered:
         Raises:
             LookupError: no such result.
         """
-        with self._engine.connect() as db:
+        with self._database.begin() as db:
             row = db.execute(_result(sop_instance_uid)).first()
         if row is None:
             raise LookupError(f"expected a result, found none with the SOP Instance UID {sop_instance_uid}")
@@ -130,11 +156,28 @@ class Ordered:
 
     def results_of(self, order_id: str) -> list[Result]:
         """The results of one order."""
-        with self._engine.connect() as db:
+        with self._database.begin() as db:
             return [_to_result(r) for r in db.execute(sa.select(results).where(results.c.order_id == order_id))]
 
+    def finished_before(self, moment: datetime) -> list[Result]:
+        """Results whose every delivery reached its goal and that were made before `moment`, not purged yet."""
+        unfinished = sa.select(deliveries.c.sop_instance_uid).where(deliveries.c.rung < deliveries.c.goal)
+        query = sa.select(results).where(
+            results.c.created_at < moment,
+            results.c.purged_at.is_(None),
+            results.c.sop_instance_uid.not_in(unfinished),
+        )
+        with self._database.begin() as db:
+            return [_to_result(row) for row in db.execute(query)]
+
+    def set_purged(self, sop_instance_uid: str, at: datetime) -> None:
+        """Record that a result's file left the spool; that it was made and delivered stays on record."""
+        of_result = results.c.sop_instance_uid == sop_instance_uid
+        with self._database.begin() as db:
+            db.execute(results.update().where(of_result).values(purged_at=at))
+
     def _update(self, order_id: str, **values: object) -> None:
-        with self._engine.begin() as db:
+        with self._database.begin() as db:
             db.execute(orders.update().where(orders.c.order_id == order_id).values(**values))
 
 

@@ -1,7 +1,7 @@
 """The book of what came: instances, and the versions of the series they make up."""
 
 import hashlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from dicomnode.imaging import Instance, Series
+from dicomnode.ledger.database import Database
 from dicomnode.ledger.records import OpenSeries, ReceivedInstance, SeriesState, SeriesVersion
 from dicomnode.ledger.tables import instances, series_versions
 
@@ -19,8 +20,8 @@ Row = Any  # one row of a query, columns as attributes
 class Received:
     """Instances as the spool has them, and series as they were found complete."""
 
-    def __init__(self, engine: sa.Engine, spool_dir: Path) -> None:
-        self._engine = engine
+    def __init__(self, database: Database, spool_dir: Path) -> None:
+        self._database = database
         self._spool_dir = spool_dir
 
     def index(self, batch: Sequence[ReceivedInstance]) -> None:
@@ -28,7 +29,7 @@ class Received:
         if not batch:
             return
         paths = [str(i.path) for i in batch]
-        with self._engine.begin() as db:
+        with self._database.begin() as db:
             known = set(db.scalars(sa.select(instances.c.path).where(instances.c.path.in_(paths))))
             new = {str(i.path): asdict(i) | {"path": str(i.path)} for i in batch if str(i.path) not in known}
             if new:
@@ -36,7 +37,7 @@ class Received:
 
     def known_paths(self) -> set[Path]:
         """Every spool path in the index, for reconciling it with the disk."""
-        with self._engine.connect() as db:
+        with self._database.begin() as db:
             return {Path(p) for p in db.scalars(sa.select(instances.c.path))}
 
     def open_series(self) -> list[OpenSeries]:
@@ -53,12 +54,19 @@ class Received:
             .where(instances.c.series_instance_uid.in_(waiting))
             .group_by(instances.c.series_instance_uid)
         )
-        with self._engine.connect() as db:
+        with self._database.begin() as db:
             return [OpenSeries(**row) for row in db.execute(query).mappings()]
+
+    def count_held(self, series_instance_uid: str) -> int:
+        """How many distinct instances of a series are here, those of earlier versions included."""
+        of_series = instances.c.series_instance_uid == series_instance_uid
+        query = sa.select(sa.func.count(sa.distinct(instances.c.sop_instance_uid))).where(of_series)
+        with self._database.begin() as db:
+            return int(db.execute(query).scalar_one())
 
     def close_series(self, series_instance_uid: str, at: datetime, evidence: str) -> SeriesVersion | None:
         """Make all instances of a series its next version; None when nothing new came since the last one."""
-        with self._engine.begin() as db:
+        with self._database.begin() as db:
             rows = db.execute(_instances_of(series_instance_uid)).all()
             if not any(row.version is None for row in rows):
                 return None
@@ -93,7 +101,7 @@ class Received:
         Raises:
             LookupError: no such version.
         """
-        with self._engine.connect() as db:
+        with self._database.begin() as db:
             row = db.execute(sa.select(series_versions).where(series_versions.c.version_id == version_id)).first()
             if row is None:
                 raise LookupError(f"expected a series version, found none with the id {version_id}")
@@ -105,18 +113,18 @@ class Received:
         query = sa.select(series_versions).order_by(series_versions.c.completed_at.desc()).limit(limit)
         for column, value in (where or {}).items():
             query = query.where(series_versions.c[column] == value)
-        with self._engine.connect() as db:
+        with self._database.begin() as db:
             return [_summary(row) for row in db.execute(query)]
 
     def unrouted(self) -> list[str]:
         """Ids of versions that are complete but that routing has not answered yet."""
         query = sa.select(series_versions.c.version_id).where(series_versions.c.state == SeriesState.COMPLETE)
-        with self._engine.connect() as db:
+        with self._database.begin() as db:
             return list(db.scalars(query))
 
     def set_routed(self, version_id: str, state: SeriesState, detail: str, patient_key: str) -> None:
         """Record routing's answer and the pseudonym under which the patient's studies are found again."""
-        with self._engine.begin() as db:
+        with self._database.begin() as db:
             db.execute(
                 series_versions.update()
                 .where(series_versions.c.version_id == version_id)
@@ -131,7 +139,7 @@ class Received:
             .having(sa.func.max(series_versions.c.completed_at) < moment)
             .having(sa.func.count(series_versions.c.purged_at) < sa.func.count())
         )
-        with self._engine.connect() as db:
+        with self._database.begin() as db:
             uids = list(db.scalars(query))
             rows = {uid: db.execute(_instances_of(uid)).all() for uid in uids}
         closed = {uid: members for uid, members in rows.items() if all(m.version is not None for m in members)}
@@ -140,14 +148,8 @@ class Received:
     def set_purged(self, series_instance_uid: str, at: datetime) -> None:
         """Record that a series' instances left the spool; its versions stay on record."""
         of_series = series_versions.c.series_instance_uid == series_instance_uid
-        with self._engine.begin() as db:
+        with self._database.begin() as db:
             db.execute(series_versions.update().where(of_series).values(purged_at=at))
-
-    def forget_missing(self, paths: Collection[Path]) -> None:
-        """Drop open index entries whose files are gone, so that a series is not closed over a hole."""
-        names = [str(p) for p in paths]
-        with self._engine.begin() as db:
-            db.execute(instances.delete().where(instances.c.path.in_(names), instances.c.version.is_(None)))
 
     def _series(self, uid: str, rows: Iterable[Row]) -> Series:
         return Series(uid, tuple(self._instance(row) for row in rows))

@@ -115,7 +115,8 @@ class Delivery:
     destination: str
     rung: Rung
     goal: Rung
-    attempts: int
+    failures: int  # in a row
+    last_failed_at: datetime | None
     since: datetime
     detail: str
     parked: bool
@@ -145,6 +146,17 @@ class Commitment:
 
     transaction_uid: str
     asked_at: datetime
+    outcome: CommitmentOutcome
+    failure_reason: int | None  # PS3.3 C.14.1.1
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """What a commitment report meant for one of our deliveries."""
+
+    sop_instance_uid: str
+    destination: str
     outcome: CommitmentOutcome
     detail: str
 

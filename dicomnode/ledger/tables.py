@@ -88,7 +88,7 @@ orders = Table(
     Column("state", String(16), nullable=False),
     Column("detail", Text, nullable=False, default=""),
     Column("attempt", Integer, nullable=False, default=1),
-    Column("starts", Integer, nullable=False, default=0),  # of the current attempt, counted before the work begins
+    Column("starts", Integer, nullable=False, default=0),  # of the current step that did not end
     Column("created_at", UtcTime, nullable=False),
     Column("updated_at", UtcTime, nullable=False),
     Index("orders_by_version", "version_id"),
@@ -117,7 +117,8 @@ deliveries = Table(
     Column("destination", String(64), primary_key=True),
     Column("rung", Integer, nullable=False),
     Column("goal", Integer, nullable=False),
-    Column("attempts", Integer, nullable=False, default=0),
+    Column("failures", Integer, nullable=False, default=0),  # in a row
+    Column("last_failed_at", UtcTime),
     Column("round", Integer, nullable=False, default=1),  # how often `retry` started it again
     Column("since", UtcTime, nullable=False),
     Column("detail", Text, nullable=False, default=""),
@@ -145,6 +146,7 @@ commitments = Table(
     Column("asked_at", UtcTime, nullable=False),
     Column("outcome", String(16), nullable=False),
     Column("reported_at", UtcTime),
+    Column("failure_reason", Integer),  # PS3.3 C.14.1.1
     Column("detail", Text, nullable=False, default=""),
     Index("commitments_by_delivery", "sop_instance_uid", "destination"),
 )

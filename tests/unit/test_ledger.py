@@ -16,6 +16,7 @@ from dicomnode.ledger import (
     Result,
     Rung,
     SeriesState,
+    Step,
 )
 from dicomnode.ledger.ordered import order_id_of
 
@@ -120,9 +121,11 @@ def test_placing_an_order_twice_places_it_once(ledger: Ledger):
     assert (found.state, found.destinations, found.priority) == (OrderState.RUNNING, tuple(GOALS), 5)
 
 
-def test_starts_are_counted_per_attempt(ledger: Ledger):
+def test_starts_are_counted_until_a_step_ends_or_the_order_is_started_again(ledger: Ledger):
     order = an_order(ledger)
     assert [ledger.ordered.count_start(order.order_id, NOON) for _ in range(3)] == [1, 2, 3]
+    ledger.ordered.record_step(order.order_id, Step("assemble", NOON, 0.1, "{}"))
+    assert ledger.ordered.count_start(order.order_id, NOON) == 1
     again = ledger.ordered.start_again(order.order_id, NOON)
     assert (again.attempt, again.state) == (2, OrderState.WAITING)
     assert ledger.ordered.count_start(order.order_id, NOON) == 1
@@ -171,11 +174,14 @@ def test_a_commitment_report_is_matched_by_its_transaction(
     found = ledger.delivered.commitment("1.2.9", "pacs")
     assert found is not None
     assert found.outcome is outcome
+    committed = outcome is CommitmentOutcome.COMMITTED
+    assert (ledger.delivered.delivery("1.2.9", "pacs").rung is Rung.COMMITTED) == committed
+    assert (found.failure_reason is None) == committed
 
 
 def test_a_report_nobody_asked_for_changes_nothing(ledger: Ledger):
     a_result(ledger)
-    assert not ledger.delivered.record_report(CommitmentReport("1.6", ("1.2.9",), ()), NOON)
+    assert None is ledger.delivered.record_report(CommitmentReport("1.6", ("1.2.9",), ()), NOON)
     assert ledger.delivered.commitment("1.2.9", "pacs") is None
 
 
@@ -185,7 +191,7 @@ def test_parking_one_delivery_leaves_the_other_alone(ledger: Ledger):
     assert ledger.delivered.delivery("1.2.9", "pacs").parked
     assert not ledger.delivered.delivery("1.2.9", "folder").parked
     again = ledger.delivered.start_again("1.2.9", "pacs", NOON)
-    assert (again.parked, again.round, again.attempts) == (False, 2, 0)
+    assert (again.parked, again.round, again.failures) == (False, 2, 0)
 
 
 def test_only_series_without_open_instances_are_old_enough_to_go(ledger: Ledger):
@@ -205,3 +211,24 @@ def test_the_audit_heads_anchor_is_the_longest_one(ledger: Ledger):
     ledger.anchor_audit_head(3, "c" * 64, NOON)
     ledger.anchor_audit_head(2, "b" * 64, NOON)
     assert ledger.last_audit_head() == (3, "c" * 64)
+
+
+def test_failures_are_counted_until_the_destination_answers_again(ledger: Ledger):
+    a_result(ledger)
+    for seconds in (1, 2):
+        ledger.delivered.note_failure("1.2.9", "pacs", NOON + timedelta(seconds=seconds), "no answer")
+    found = ledger.delivered.delivery("1.2.9", "pacs")
+    assert (found.failures, found.last_failed_at, found.detail) == (2, NOON + timedelta(seconds=2), "no answer")
+    ledger.delivered.note_success("1.2.9", "pacs")
+    assert ledger.delivered.delivery("1.2.9", "pacs").failures == 0
+
+
+def test_an_order_is_done_when_every_delivery_is_and_parked_when_only_parked_ones_are_left(ledger: Ledger):
+    made = a_result(ledger)
+    ledger.delivered.raise_rung("1.2.9", "folder", Rung.ACCEPTED, NOON, "written")
+    assert ledger.ordered.settle(made.order_id, NOON) is OrderState.DELIVERING
+    ledger.delivered.park("1.2.9", "pacs", "refused")
+    assert ledger.ordered.settle(made.order_id, NOON) is OrderState.PARKED
+    assert "pacs" in ledger.ordered.order(made.order_id).detail
+    ledger.delivered.raise_rung("1.2.9", "pacs", Rung.COMMITTED, NOON, "after all")
+    assert ledger.ordered.settle(made.order_id, NOON) is OrderState.DONE

@@ -1,0 +1,279 @@
+"""The command `dicomnode`: one function per subcommand; parses and prints, decides nothing.
+
+Exit codes: 0 ok, 1 failed, 2 usage or configuration. Errors are one sentence on standard error.
+"""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from dicomnode.errors import ConfigError, NodeError
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="A DICOM-native PACS node for AI."
+)
+models_app = typer.Typer(no_args_is_help=True, help="The models this node can run.")
+audit_app = typer.Typer(no_args_is_help=True, help="The audit log.")
+app.add_typer(models_app, name="models")
+app.add_typer(audit_app, name="audit")
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+ConfigOption = Annotated[
+    Path, typer.Option("--config", "-c", envvar="DICOMNODE_CONFIG", help="node.toml of the node.", show_default=True)
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+DEFAULT_CONFIG = Path("node.toml")
+
+
+def main() -> None:
+    """Run the command line; every error of ours ends as one sentence and its exit code."""
+    try:
+        app()
+    except ConfigError as error:
+        _fail(error, 2)
+    except NodeError as error:
+        _fail(error, 1)
+    except BrokenPipeError:
+        sys.exit(1)  # whoever read our output has gone
+
+
+def _fail(error: NodeError, code: int) -> None:
+    err.print(f"dicomnode: {error}", style="red", markup=False)
+    sys.exit(code)
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to make; node.toml goes into it.")],
+) -> None:
+    """Make a folder with an annotated node.toml to start from."""
+    from dicomnode.node import init_folder
+
+    path = init_folder(folder)
+    out.print(f"wrote {path}\nedit it, then: dicomnode serve --config {path}", markup=False)
+
+
+@app.command()
+def serve(config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Run all roles under one supervisor until stopped."""
+    from dicomnode.node import serve as serve_node
+
+    raise typer.Exit(serve_node(config))
+
+
+@app.command()
+def run(
+    role: Annotated[str, typer.Argument(metavar="listen|work|deliver", help="Which role to run.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    supervised: Annotated[bool, typer.Option(hidden=True, help="End when the parent process ends.")] = False,  # noqa: FBT002
+) -> None:
+    """Run one role in this process until stopped."""
+    from dicomnode.node import run_role
+
+    run_role(role, config, supervised=supervised)
+
+
+@app.command()
+def segment(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="DICOM files or folders.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="Name of the model.")] = "torso",
+    folder: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where the results go.")] = Path("out"),
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="node.toml, for policies and limits.")] = None,
+    as_json: JsonOption = False,  # noqa: FBT002
+) -> None:
+    """Segment series from files: SEG, NIfTI, picture and report.json per series, by the node's own code."""
+    from dicomnode.offline import segment_paths
+
+    reports = segment_paths(paths, model, folder, config, say=lambda line: err.print(line, markup=False))
+    if as_json:
+        _print_json(reports)
+    else:
+        for report in reports:
+            _print_report(report)
+    if not reports or any(r["outcome"] == "refused" for r in reports):
+        raise typer.Exit(1)
+
+
+@app.command()
+def send(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="DICOM files or folders.")],
+    to: Annotated[str, typer.Option("--to", metavar="NAME", help="A peer of node.toml.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    as_json: JsonOption = False,  # noqa: FBT002
+) -> None:
+    """Send DICOM files to a peer by C-STORE; every instance's status is looked at."""
+    from dicomnode.inquiries import send_files
+
+    statuses = send_files(paths, to, config)
+    failed = [s for s in statuses if not s["ok"]]
+    if as_json:
+        _print_json(statuses)
+    else:
+        for status in failed:
+            err.print(f"{status['sop_instance_uid']}: {status['sentence']}", markup=False)
+        out.print(f"{len(statuses) - len(failed)} of {len(statuses)} instances accepted by {to}", markup=False)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def echo(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A peer of node.toml.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Ask a peer by C-ECHO whether it is there and knows us."""
+    from dicomnode.inquiries import echo_peer
+
+    echo_peer(name, config)
+    out.print(f"{name} answers", markup=False)
+
+
+@app.command()
+def series(
+    config: ConfigOption = DEFAULT_CONFIG,
+    study: Annotated[str | None, typer.Option(help="Only of this Study Instance UID.")] = None,
+    patient: Annotated[str | None, typer.Option(help="Only of this Patient ID (looked up by its digest).")] = None,
+    issuer: Annotated[str, typer.Option(help="Issuer of that Patient ID, if the archive writes one.")] = "",
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
+    as_json: JsonOption = False,  # noqa: FBT002
+) -> None:
+    """List the series that came, when and why each counted as complete, and what routing said."""
+    from dicomnode.inquiries import list_series
+
+    rows = list_series(config, study=study, patient_id=patient, issuer=issuer, limit=limit)
+    if as_json:
+        _print_json(rows)
+    else:
+        _print_table(rows, ["version_id", "number", "instances", "completed_at", "state", "evidence", "detail"])
+
+
+@app.command()
+def jobs(
+    config: ConfigOption = DEFAULT_CONFIG,
+    state: Annotated[str | None, typer.Option(help="waiting, running, delivering, done or parked.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
+    as_json: JsonOption = False,  # noqa: FBT002
+) -> None:
+    """List the orders, their steps, and how far each result has come at each destination."""
+    from dicomnode.inquiries import list_jobs
+
+    rows = list_jobs(config, state=state, limit=limit)
+    if as_json:
+        _print_json(rows)
+    else:
+        _print_table(rows, ["order_id", "route", "model", "state", "deliveries", "detail"])
+
+
+@app.command()
+def retry(
+    order_id: Annotated[str, typer.Argument(metavar="ID", help="An order or series version id, see `jobs`, `series`.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Start a parked order, delivery or refused series again."""
+    from dicomnode.inquiries import retry as retry_order
+
+    out.print(retry_order(order_id, config), markup=False)
+
+
+@models_app.command("list")
+def models_list(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:  # noqa: FBT002
+    """List the models, their versions, and whether each is intact."""
+    from dicomnode.inquiries import list_models
+
+    rows = list_models(config)
+    if as_json:
+        _print_json(rows)
+    else:
+        _print_table(rows, ["name", "version", "title", "segments", "state"])
+
+
+@models_app.command("show")
+def models_show(
+    name: Annotated[str, typer.Argument(help="Name of the model.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    as_json: JsonOption = False,  # noqa: FBT002
+) -> None:
+    """Show a model's manifest and its card."""
+    from dicomnode.inquiries import show_model
+
+    shown = show_model(name, config)
+    if as_json:
+        _print_json(shown["manifest"])
+    else:
+        out.print(shown["card"] or json.dumps(shown["manifest"], indent=2, default=str), markup=False)
+
+
+@audit_app.command("verify")
+def audit_verify(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:  # noqa: FBT002
+    """Check that no audit record was edited, removed or reordered."""
+    from dicomnode.inquiries import verify_audit
+
+    verdict = verify_audit(config)
+    if as_json:
+        _print_json(verdict)
+    else:
+        for problem in verdict["problems"]:
+            err.print(problem, style="red", markup=False)
+        state = "intact" if not verdict["problems"] else "NOT INTACT"
+        out.print(f"{verdict['records']} audit records, {state}, head {verdict['head']}", markup=False)
+    if verdict["problems"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    series_folder: Annotated[
+        Path | None, typer.Option("--series", metavar="DIR", help="Your own CT series instead of the phantom.")
+    ] = None,
+    folder: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where everything goes.")] = Path("demo-output"),
+) -> None:
+    """Show the whole way: a stand-in archive sends a CT series to a node and gets a checked SEG back."""
+    from dicomnode.demo.walkthrough import run_demo
+
+    raise typer.Exit(run_demo(series_folder, folder, Console(highlight=False)))
+
+
+@app.command()
+def bench(
+    quick: Annotated[bool, typer.Option("--quick", help="A small series, for a first impression.")] = False,  # noqa: FBT002
+    path: Annotated[Path, typer.Option("--out", help="Where the figures go as JSON.")] = Path("bench.json"),
+) -> None:
+    """Measure each step on a 300 x 512 x 512 series beside plain library calls; prints a table, writes JSON."""
+    from dicomnode.demo.bench import run_bench
+
+    run_bench(path, Console(highlight=False), quick=quick)
+
+
+def _print_json(value: object) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+
+
+def _print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    table = Table(*[c.replace("_", " ") for c in columns], box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*[_cell(row.get(c)) for c in columns])
+    out.print(table if rows else "nothing yet")
+
+
+def _cell(value: object) -> str:
+    if hasattr(value, "strftime"):
+        return f"{value:%Y-%m-%d %H:%M:%S}"
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value if value is not None else "")
+
+
+def _print_report(report: Mapping[str, Any]) -> None:
+    out.print(f"series {report['series_instance_uid']}: {report['outcome']}", markup=False)
+    for verdict in report["verdicts"]:
+        out.print(f"  {verdict}", markup=False)
+    for name, millilitres in report.get("volumes_ml", {}).items():
+        out.print(f"  {name:<24} {millilitres:10.1f} ml", markup=False)
+    for path in report.get("files", ()):
+        out.print(f"  {path}", markup=False)

@@ -1,0 +1,84 @@
+"""From a series to a checked result, without ledger or network: what the node and `dicomnode segment` share."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from dicomnode import __version__
+from dicomnode.assembly.gate import inspect
+from dicomnode.assembly.resample import resample
+from dicomnode.assembly.volume import assemble
+from dicomnode.config import Config
+from dicomnode.encoding import EncodingRequest, result_uids
+from dicomnode.errors import ModelError
+from dicomnode.imaging import ModelIdentity, Segmentation, Series, Verdict, Volume
+from dicomnode.inference import Engine, Inference, model_spacing
+from dicomnode.models import ModelStore
+
+NO_OPTIONS = ""  # of a model; part of the words a result's UIDs are made of
+
+
+def assemble_series(series: Series, config: Config) -> tuple[Volume, str, tuple[Verdict, ...]]:
+    """Gate and stack a series: the volume, its modality, and what was odd but acceptable.
+
+    Raises:
+        UnusableSeries: the gate refuses it, or its pixels cannot be decoded.
+    """
+    inspection = inspect(series, config.geometry, config.limits.max_voxels)
+    return assemble(inspection), inspection.modality, inspection.verdicts
+
+
+@dataclass(frozen=True, slots=True)
+class Segmenter:
+    """The warm engine and the models it may run."""
+
+    engine: Engine
+    store: ModelStore
+
+    def segment(self, volume: Volume, modality: str, model: str) -> tuple[Segmentation, Mapping[str, Any]]:
+        """Segment a volume with a model: the labels on the source grid, and how they came about.
+
+        Raises:
+            ModelError: the model is not there, was altered, is for another modality, or fails.
+            Unavailable: memory is short now.
+        """
+        package = self.store.package(model)
+        modalities = package.manifest.input.modalities
+        if modality not in modalities:
+            raise ModelError(f"model {model} expects modality {' or '.join(modalities)}, found {modality}")
+        sampled = resample(volume, model_spacing(package, volume.geometry))
+        inference = self.engine.segment(package, sampled, volume.geometry)
+        segmentation = Segmentation(
+            inference.labels, volume.geometry, volume.sources, package.segments, package.identity
+        )
+        return segmentation, _provenance(inference)
+
+
+def _provenance(inference: Inference) -> dict[str, Any]:
+    return {
+        "device": inference.device,
+        "precision": str(inference.precision),
+        "window": inference.window,
+        "windows": inference.windows,
+        "seconds": {name: round(seconds, 3) for name, seconds in inference.seconds_by_phase.items()},
+    }
+
+
+def encoding_request(
+    series: Series, model: ModelIdentity, kind: str, created_at: datetime, options: str = NO_OPTIONS
+) -> EncodingRequest:
+    """Under which UIDs and times a result of this series and model is written: always the same ones."""
+    uids = result_uids(series.content, model, options, kind)
+    return EncodingRequest(
+        series_uid=uids.series_uid,
+        instance_uid=uids.instance_uid,
+        created_at=created_at,
+        software_version=__version__,
+    )
+
+
+def sources_of(series: Series) -> dict[str, Path]:
+    """Where the instances of a series are, by SOP Instance UID."""
+    return {instance.sop_instance_uid: instance.path for instance in series.instances}

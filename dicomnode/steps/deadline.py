@@ -1,0 +1,34 @@
+"""A step that hangs is ended with its process; the supervisor starts another, and the job comes back."""
+
+import os
+import threading
+from dataclasses import dataclass, field
+
+from dicomnode.log import Log
+
+HUNG_EXIT_CODE = 70
+log = Log("deadline")
+
+
+@dataclass(slots=True)
+class Deadline:
+    """Ends this process when what it guards takes longer than `seconds`.
+
+    A thread stuck in a driver cannot be stopped in any other way; everything that matters is on disk.
+    """
+
+    seconds: float
+    _timer: threading.Timer | None = field(default=None, init=False)
+
+    def __enter__(self) -> None:
+        self._timer = threading.Timer(self.seconds, self._end)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def __exit__(self, *_error: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _end(self) -> None:
+        log.error("deadline passed, ending this process", deadline_s=self.seconds)
+        os._exit(HUNG_EXIT_CODE)

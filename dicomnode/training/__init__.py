@@ -1,0 +1,1 @@
+"""Training of models: phantoms to learn from, the loop, and the evaluation on real series."""
