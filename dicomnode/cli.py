@@ -238,7 +238,7 @@ def demo(
     """Show the whole way: a stand-in archive sends a CT series to a node and gets a checked SEG back."""
     from dicomnode.demo.walkthrough import run_demo
 
-    raise typer.Exit(run_demo(series_folder, folder, Console(highlight=False)))
+    raise typer.Exit(run_demo(series_folder, folder, lambda line: out.print(line, markup=False)))
 
 
 @app.command()

@@ -53,7 +53,7 @@ def retry(name: str, config_path: Path) -> str:
     recorder = Recorder("cli", ledger, AuditLog(config.node.audit_dir))
     work = WorkClient(config.node.work_database_url)
     try:
-        sentence = _retry_order(name, ledger, work) or _retry_version(name, ledger, work)
+        sentence = _retry_order(name, ledger, work, config.node.spool_dir) or _retry_version(name, ledger, work)
     finally:
         work.close()
     if sentence is None:
@@ -175,19 +175,20 @@ def _standing(delivery: Delivery) -> str:
     return f"{delivery.destination} {delivery.rung.name.lower()}{failures}{parked}"
 
 
-def _retry_order(name: str, ledger: Ledger, work: WorkClient) -> str | None:
+def _retry_order(name: str, ledger: Ledger, work: WorkClient, spool_dir: Path) -> str | None:
     try:
         order = ledger.ordered.order(name)
     except LookupError:
         return None
     parked = [d for d in ledger.delivered.deliveries_of(name) if d.parked]
-    for delivery in parked:
-        again = ledger.delivered.start_again(delivery.sop_instance_uid, delivery.destination, now())
-        work.enqueue(delivery_job(again.sop_instance_uid, again.destination, (again.round, 1)))
-    if parked:
+    opened = [ledger.delivered.start_again(d.sop_instance_uid, d.destination, now()) for d in parked]
+    files = [spool_dir / ledger.ordered.result(d.sop_instance_uid).path for d in parked]
+    if parked and all(path.exists() for path in files):
+        for again in opened:
+            work.enqueue(delivery_job(again.sop_instance_uid, again.destination, (again.round, 1)))
         ledger.ordered.settle(name, now())
         return f"{len(parked)} deliveries of order {name} started again"
-    if order.state is not OrderState.PARKED:
+    if order.state is not OrderState.PARKED and not parked:
         raise NodeError(f"expected a parked order, found {name} {order.state}: nothing to start again")
     order = ledger.ordered.start_again(name, now())
     work.enqueue(segment_job(name, order.attempt, order.priority))

@@ -7,11 +7,15 @@ from datetime import UTC, datetime
 
 
 class _JsonLine(logging.Formatter):
+    def __init__(self, role: str) -> None:
+        super().__init__()
+        self._role = role
+
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
             "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
-            "role": record.processName,
+            "role": self._role,
             "event": record.getMessage(),
         }
         line.update(getattr(record, "fields", {}))
@@ -39,10 +43,10 @@ class Log:
         self._logger.error(event, extra={"fields": fields}, exc_info=traceback)
 
 
-def log_to_stderr(level: str = "INFO") -> None:
+def log_to_stderr(level: str, role: str) -> None:
     """Send the node's events to standard error as JSON lines and keep libraries to their warnings."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonLine())
+    handler.setFormatter(_JsonLine(role))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)

@@ -74,7 +74,7 @@ def model_store(config: Config) -> ModelStore:
 def serve(config_path: Path) -> int:
     """Run all roles under one supervisor until stopped; the exit code."""
     config = checked_config(config_path)
-    log_to_stderr(config.node.log_level)
+    log_to_stderr(config.node.log_level, "serve")
     with _only_one(config, "serve"):
         return Supervisor(config_path).run()
 
@@ -92,7 +92,7 @@ def run_role(role: str, config_path: Path, *, supervised: bool = False) -> None:
         die_with_parent()
     stop = _stop_on_signals()
     config = checked_config(config_path)
-    log_to_stderr(config.node.log_level)
+    log_to_stderr(config.node.log_level, role)
     with _only_one(config, role), _opened(config, role) as recorder:
         _ROLES[role](config, recorder, stop)
 

@@ -4,7 +4,7 @@
 set -euo pipefail
 
 folder=${1:?usage: make_venv.sh FOLDER}
-candidates=(${PYTHON:-python3 python3.11 python3.12 python3.13 python3.14 python})
+read -ra candidates <<<"${PYTHON:-python3 python3.11 python3.12 python3.13 python3.14 python}"
 
 suits() { # a version manager's shim may be on PATH and still have nothing behind it: run it
   "$1" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1

@@ -8,14 +8,14 @@ import pytest
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.sequence import Sequence as Items
-from pydicom.uid import EnhancedCTImageStorage
+from pydicom.uid import UID, EnhancedCTImageStorage
 
 from dicomnode.assembly.files import series_from_paths
 from dicomnode.assembly.gate import Inspection, inspect
 from dicomnode.demo.series import SeriesIdentity, build_ct_slices, write_series
 from dicomnode.errors import UnusableSeries
 from dicomnode.imaging import Finding, Geometry, Policy, Series, Verdict, derived_uid
-from tests.encoding_cases import affine, axial
+from tests.encoding_cases import axial
 
 SHAPE = (6, 5, 4)  # slices, rows, columns: all different, so that a swapped axis shows
 IDENTITY = SeriesIdentity("assembly")
@@ -52,7 +52,7 @@ def changed(change: Change, *numbers: int, slices: Sequence[FileDataset] | None 
 
 def renamed(ds: FileDataset, name: str) -> FileDataset:
     """The data set under another SOP Instance UID."""
-    ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = derived_uid("assembly", name)
+    ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = UID(derived_uid("assembly", name))
     return ds
 
 
@@ -124,6 +124,3 @@ def _frame_groups(ds: FileDataset) -> Dataset:
     position.ImagePositionPatient = ds.ImagePositionPatient
     frame.PlanePositionSequence = Items([position])
     return frame
-
-
-__all__ = ["affine", "axial"]

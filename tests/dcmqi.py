@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
+import SimpleITK
 from numpy.typing import NDArray
 
 from dicomnode.imaging import Geometry
@@ -21,13 +21,13 @@ def dcmqi_masks(seg: Path, folder: Path, geometry: Geometry) -> Mapping[int, NDA
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     files = {int(path.stem.split("-")[-1].split(".")[0]): path for path in folder.glob("*.nrrd")}
-    return {number: _on_grid(sitk.ReadImage(str(path)), geometry) for number, path in sorted(files.items())}
+    return {number: _on_grid(SimpleITK.ReadImage(str(path)), geometry) for number, path in sorted(files.items())}
 
 
-def _on_grid(image: sitk.Image, geometry: Geometry) -> NDArray[np.bool_]:
+def _on_grid(image: SimpleITK.Image, geometry: Geometry) -> NDArray[np.bool_]:
     """Place an ITK image's set voxels by their position in the patient (LPS mm) and by nothing else."""
     geometry = _as_stack(geometry, image.GetOrigin()) if geometry.is_sheared else geometry
-    found = sitk.GetArrayFromImage(image)  # [z, y, x] of the image's own axes
+    found = SimpleITK.GetArrayFromImage(image)  # [z, y, x] of the image's own axes
     points_mm = _positions_mm(image, np.argwhere(found))
     indices = geometry.to_indices(points_mm)
     nearest = np.rint(indices).astype(int)
@@ -47,6 +47,6 @@ def _as_stack(geometry: Geometry, origin_mm: tuple[float, ...]) -> Geometry:
     return Geometry(affine, geometry.shape, geometry.frame_of_reference_uid)
 
 
-def _positions_mm(image: sitk.Image, indices: NDArray[np.int64]) -> NDArray[np.float64]:
-    directions = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
+def _positions_mm(image: SimpleITK.Image, indices: NDArray[np.int64]) -> NDArray[np.float64]:
+    directions = np.array(image.GetDirection(), dtype=np.float64).reshape(3, 3) * np.array(image.GetSpacing())
     return indices[:, ::-1] @ directions.T + np.array(image.GetOrigin())

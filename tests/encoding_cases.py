@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import FileDataset
+from pydicom.uid import UID
 
 from dicomnode.demo.series import SeriesIdentity, build_ct_slices, write_series
 from dicomnode.encoding import EncodingRequest, result_uids
@@ -116,7 +117,7 @@ def build_case(
     planes = build_ct_slices(voxels, geometry, identity)
     if last_slice_first:
         for number, ds in enumerate(reversed(planes), 1):
-            ds.InstanceNumber, ds.SOPInstanceUID = str(number), derived_uid(identity.seed, "reversed", str(number))
+            ds.InstanceNumber, ds.SOPInstanceUID = str(number), UID(derived_uid(identity.seed, "reversed", str(number)))
             ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
     return case_of(planes, folder, geometry, labels, segments)
 

@@ -53,6 +53,7 @@ class Namespace:
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Self:
+        _remove_orphans()
         _ip("netns", "add", self.name)
         _ip("netns", "exec", self.name, program("ip"), "link", "set", "lo", "up")
         return self
@@ -248,6 +249,14 @@ def namespace_or_skip() -> Namespace:
             pytest.fail(sentence)
         pytest.skip(sentence)
     return Namespace()
+
+
+def _remove_orphans() -> None:
+    """Remove the empty namespaces of test runs that were killed."""
+    for path in Path("/run/netns").glob("dicomnode-*-*"):
+        if not Path("/proc", path.name.split("-")[1]).exists():
+            with suppress(subprocess.CalledProcessError):  # another run was faster
+                _ip("netns", "delete", path.name)
 
 
 def _modality(ae_title: str, host: str, port: int) -> dict[str, object]:

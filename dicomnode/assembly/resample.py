@@ -17,6 +17,8 @@ from dicomnode.imaging.volume import Voxels
 
 Affine = NDArray[np.float64]  # 4 x 4
 
+# Indices this close are the same voxel: it takes a thousand of them to move a volume by a millionth of a voxel.
+_SAME_INDEX = 1e-9
 # What an output grid may lack of the extent: rounded spacings must not cost a whole row of voxels.
 _NEGLIGIBLE_VOXELS = 1e-3
 
@@ -79,13 +81,16 @@ def _upright_axes(source: Geometry) -> Affine:
 
 def _interpolate(voxels: Voxels, to_index: Affine, shape: tuple[int, int, int]) -> Voxels:
     """Sample at `to_index @ (slice, row, column, 1)` for every index of `shape`, linearly."""
-    filter_ = sitk.ResampleImageFilter()
-    filter_.SetSize(shape[::-1])
-    filter_.SetInterpolator(sitk.sitkLinear)
-    filter_.SetDefaultPixelValue(float(voxels.min()))
-    filter_.SetTransform(_itk_transform(to_index))
-    resampled = filter_.Execute(sitk.GetImageFromArray(voxels))
-    return sitk.GetArrayFromImage(resampled)
+    if shape == voxels.shape and np.allclose(to_index, np.eye(4), rtol=0, atol=_SAME_INDEX):
+        return voxels
+    interpolator = sitk.ResampleImageFilter()
+    interpolator.SetSize(shape[::-1])
+    interpolator.SetInterpolator(sitk.sitkLinear)
+    interpolator.SetDefaultPixelValue(float(voxels.min()))
+    interpolator.SetTransform(_itk_transform(to_index))
+    interpolator.SetOutputPixelType(sitk.sitkFloat32)  # into integers ITK would cut, not round
+    sampled = sitk.GetArrayFromImage(interpolator.Execute(sitk.GetImageFromArray(voxels)))
+    return np.rint(sampled, out=sampled).astype(np.int16) if voxels.dtype == np.int16 else sampled
 
 
 def _itk_transform(to_index: Affine) -> sitk.AffineTransform:

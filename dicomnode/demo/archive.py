@@ -40,6 +40,7 @@ _MAX_PDU_BYTES = 1 << 20
 _NO_SUCH_INSTANCE = 0x0112
 _COMMITTED, _PARTLY_FAILED = 1, 2  # PS3.4 J.3.3: Event Type IDs
 _REPORT_TIMEOUT_S = 10.0
+_POLL_S = 0.05
 
 
 class StoreFault(Enum):
@@ -154,8 +155,11 @@ class StandInArchive:
             (evt.EVT_C_FIND, self._on_find),
             (evt.EVT_N_ACTION, self._on_commitment_request),
         ]
-        server = ae.start_server(("127.0.0.1", self._wanted_port), block=False, evt_handlers=list(handlers))
-        self._server = cast("ThreadedAssociationServer", server)
+        address = ("127.0.0.1", self._wanted_port)
+        self._server = ae.make_server(address, evt_handlers=list(handlers), server_class=ThreadedAssociationServer)
+        # Not ae.start_server: its loop looks for the end twice a second only.
+        loop = threading.Thread(target=self._server.serve_forever, args=(_POLL_S,), name=self.ae_title, daemon=True)
+        loop.start()
 
     def stop(self) -> None:
         """End every association and stop listening."""

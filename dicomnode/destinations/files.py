@@ -59,7 +59,11 @@ def read_dicom_file(path: Path) -> DicomFile:
 
 
 def find_dicom_files(paths: Iterable[Path]) -> list[Path]:
-    """The DICOM instances among `paths` and everything below them, sorted; other files are left out."""
+    """The DICOM instances among `paths` and everything below them, sorted; other files are left out.
+
+    Raises:
+        Unavailable: a path does not exist or cannot be read.
+    """
     return sorted({file for path in paths for file in _files_below(path) if _is_instance(file)})
 
 
@@ -71,10 +75,19 @@ def _files_below(path: Path) -> Iterator[Path]:
 
 
 def _is_instance(path: Path) -> bool:
-    with path.open("rb") as file:
-        if file.read(_MAGIC_OFFSET + 4)[_MAGIC_OFFSET:] != b"DICM":
-            return False
+    if not _has_magic(path):
+        return False
     try:
         return read_dicom_file(path).sop_class_uid != _MEDIA_STORAGE_DIRECTORY
+    except Unavailable:
+        raise
     except NodeError:
         return False
+
+
+def _has_magic(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(_MAGIC_OFFSET + 4)[_MAGIC_OFFSET:] == b"DICM"
+    except OSError as error:
+        raise Unavailable(f"{path}: cannot be read ({error.strerror})") from error

@@ -4,7 +4,7 @@ pydicom parses the header; the pixels are unpacked here, one frame at a time.
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,10 +31,17 @@ class DecodedFrame:
     """What one frame says of itself."""
 
     segment_number: int
+    source_class_uid: str
     source_uid: str
     source_frame: int | None
+    dimension_indices: tuple[int, ...]
     position_mm: tuple[float, ...]  # LPS
     groups: Dataset  # its own functional groups
+
+    @property
+    def source(self) -> tuple[str, str, int | None]:
+        """SOP class, SOP instance and frame of the source slice it says it was made from."""
+        return self.source_class_uid, self.source_uid, self.source_frame
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,7 +69,7 @@ class DecodedSeg:
 
 
 @contextmanager
-def opened_seg(path: Path) -> Iterator[DecodedSeg]:
+def opened_seg(path: Path) -> Generator[DecodedSeg]:
     """Open a SEG file and parse all but its pixels.
 
     Raises:
@@ -93,8 +100,10 @@ def _frame(item: Dataset) -> DecodedFrame:
     frame_number = source.get("ReferencedFrameNumber")
     return DecodedFrame(
         segment_number=int(item.SegmentIdentificationSequence[0].ReferencedSegmentNumber),
+        source_class_uid=str(source.ReferencedSOPClassUID),
         source_uid=str(source.ReferencedSOPInstanceUID),
         source_frame=None if frame_number is None else int(frame_number),
+        dimension_indices=tuple(int(v) for v in item.FrameContentSequence[0].DimensionIndexValues),
         position_mm=tuple(float(v) for v in item.PlanePositionSequence[0].ImagePositionPatient),
         groups=item,
     )

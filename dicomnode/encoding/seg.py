@@ -118,9 +118,7 @@ def _derivation(plane: SourcePlane) -> bytes:
 
 def _plane_position(plane: SourcePlane) -> bytes:
     """Plane Position (Patient) (PS3.3 C.7.6.16.2.3): the source slice's own, to the letter."""
-    return explicit.sequence(
-        0x00209113, explicit.element(0x00200032, b"DS", "\\".join(plane.position).encode("ascii"))
-    )
+    return explicit.sequence(0x00209113, explicit.element(0x00200032, b"DS", "\\".join(plane.position).encode("ascii")))
 
 
 def _write(path: Path, parts: Iterable[bytes]) -> str:

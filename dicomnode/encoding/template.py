@@ -1,17 +1,18 @@
 """The header of a segmentation, built by highdicom for a single row of pixels.
 
 highdicom knows the modules of the Segmentation IOD (PS3.3 A.51); it needs a second per thousand frames.
-So it makes the object for one plane of 1 x n pixels from a neutral source, and `seg` puts in place
-of that plane the real ones. The patient's and study's attributes are copied afterwards, as the source wrote them: the constructor
-would refuse identities that scanners do write (a sex of "M " or a date of "00000000").
+So it makes the object for one plane of 1 x n pixels from a neutral source, and `seg` puts the real planes in
+place of that one. The patient's and study's attributes are copied afterwards, as the source wrote them: the
+constructor would refuse identities that scanners do write, such as a sex of "X" or a birth date of "19630231".
 """
 
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 
 import highdicom as hd
 import numpy as np
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import CTImageStorage
@@ -42,6 +43,7 @@ def build_template(
     Raises:
         ResultMismatch: the source has no frame of reference.
     """
+    software = long_string(f"{MAKER} {request.software_version}")
     seg = hd.seg.Segmentation(
         source_images=[_neutral_source(sources, geometry, width=len(segments))],
         pixel_array=np.arange(1, len(segments) + 1, dtype=np.uint8 if len(segments) < 256 else np.uint16)[None, None],
@@ -52,14 +54,14 @@ def build_template(
         sop_instance_uid=request.instance_uid,
         instance_number=1,
         manufacturer=MAKER,
-        manufacturer_model_name=_long(model.title),
-        software_versions=_long(f"{MAKER} {request.software_version}"),
-        device_serial_number=_long(request.device_serial_number),
+        manufacturer_model_name=long_string(model.title),
+        software_versions=software,
+        device_serial_number=long_string(request.device_serial_number),
         content_label=request.content_label,
         content_description=_labelled(f"{model.title} {model.version}", model),
         series_description=_labelled(f"AI {model.title} {model.version}", model),
     )
-    seg.SoftwareVersions = [seg.SoftwareVersions, _long(f"{model.name} {model.version}")]
+    seg.add(DataElement("SoftwareVersions", "LO", [software, long_string(f"{model.name} {model.version}")]))
     _copy_identity(seg, sources.first)
     _set_times(seg, request.created_at)
     _set_references(seg, sources)
@@ -94,7 +96,7 @@ def _neutral_source(sources: SourceHeaders, geometry: Geometry, width: int) -> D
 def _description(segment: Segment, model: ModelIdentity, request: EncodingRequest) -> hd.seg.SegmentDescription:
     described = hd.seg.SegmentDescription(
         segment_number=segment.number,
-        segment_label=_long(segment.name),
+        segment_label=long_string(segment.name),
         segmented_property_category=_code(segment.category),
         segmented_property_type=_code(segment.type),
         algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
@@ -112,9 +114,9 @@ def _description(segment: Segment, model: ModelIdentity, request: EncodingReques
 def _algorithm(model: ModelIdentity) -> hd.AlgorithmIdentificationSequence:
     """Name, version and the digest of the weights (PS3.3 10.16): which network this was, beyond doubt."""
     return hd.AlgorithmIdentificationSequence(
-        name=_long(model.title),
+        name=long_string(model.title),
         family=codes.DCM.ArtificialIntelligence,
-        version=_long(model.version),
+        version=long_string(model.version),
         source=MAKER,
         parameters={"model": _ascii(model.name), "weights_sha256": model.weights_sha256},
     )
@@ -156,10 +158,11 @@ def _code(concept: CodedConcept) -> hd.sr.CodedConcept:
 def _labelled(text: str, model: ModelIdentity) -> str:
     """The text, and the warning in full however long the text: a cut warning would be none."""
     warning = "" if model.diagnostic else f" - {NOT_DIAGNOSTIC}"
-    return _long(text, MAX_LONG_STRING - len(warning)) + warning
+    return long_string(text, MAX_LONG_STRING - len(warning)) + warning
 
 
-def _long(text: str, length: int = MAX_LONG_STRING) -> str:
+def long_string(text: str, length: int = MAX_LONG_STRING) -> str:
+    """A text as an LO value: ASCII, one value, cut to its length."""
     return _ascii(text).replace("\\", "/")[:length].rstrip()
 
 

@@ -25,7 +25,7 @@ Labels = NDArray[np.uint8 | np.uint16]
 _DRIFT_VOXELS = 1e-3  # below this over the whole volume it is rounding, not rotation
 _MARGIN_VOXELS = 1e-3  # how far outside the grid's outer faces still counts as inside
 _ROUNDING = 1e-5  # of probabilities
-_PORTION = 1 << 20  # points
+_PORTION = 1 << 15  # points
 
 
 @dataclass(frozen=True, slots=True, eq=False)

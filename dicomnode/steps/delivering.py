@@ -1,5 +1,6 @@
 """Step `deliver`: one result one rung up at one destination; what comes next is decided by a pure rule."""
 
+import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,7 +19,7 @@ from dicomnode.destinations import (
     next_step,
     open_destination,
 )
-from dicomnode.errors import DestinationRefused, NodeError
+from dicomnode.errors import DestinationRefused, NodeError, ResultMismatch
 from dicomnode.imaging import derived_uid
 from dicomnode.ledger import CommitmentOutcome, CommitmentReport, Delivery, Ledger, Result, Rung
 from dicomnode.log import Log
@@ -93,7 +94,7 @@ class Delivering:
         port = open_destination(self.config, delivery.destination)
         if delivery.rung >= Rung.ACCEPTED:
             self.ledger.delivered.send_again(*_key(delivery), self.recorder.clock(), "the archive does not have it")
-        [stored] = port.store([self.spool_dir / result.path])
+        [stored] = port.store([self._intact(result)])
         at = self.recorder.clock()
         self.ledger.delivered.note_success(*_key(delivery))
         self.ledger.delivered.raise_rung(*_key(delivery), port.store_reaches, at, stored.sentence)
@@ -102,6 +103,22 @@ class Delivering:
             self.ledger.ordered.settle(result.order_id, at)
             return None
         return self._ask(result, delivery, port)
+
+    def _intact(self, result: Result) -> Path:
+        """The result's file, whose bytes are still those that were checked."""
+        path = self.spool_dir / result.path
+        if not path.exists():
+            raise ResultMismatch(
+                f"expected the result's file {result.path} in the spool, found none; 'dicomnode retry'"
+            )
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != result.sha256:
+            raise ResultMismatch(
+                f"expected the result {result.path} with SHA-256 {result.sha256[:16]}..., found {found[:16]}...: "
+                "it was altered after it was checked and is not sent"
+            )
+        return path
 
     def _ask(self, result: Result, delivery: Delivery, port: DestinationPort | None = None) -> float | None:
         at = self.recorder.clock()

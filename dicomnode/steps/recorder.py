@@ -47,4 +47,4 @@ class Recorder:
         seconds = time.perf_counter() - began
         step = Step(name, self.clock(), round(seconds, 4), json.dumps(detail, default=str))
         self.ledger.ordered.record_step(order_id, step)
-        log.info("step done", order=order_id, step=name, seconds=round(seconds, 3), **detail)
+        log.info("step done", order=order_id, step=name, seconds=round(seconds, 3), detail=detail)

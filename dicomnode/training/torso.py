@@ -60,7 +60,7 @@ class Learner:
     def start(cls, seed: int) -> "Learner":
         """Give an untrained learner, the same for the same seed."""
         torch.manual_seed(seed)
-        network = build_training_network().to(memory_format=torch.channels_last_3d)
+        network = build_training_network()
         average = {name: value.detach().clone() for name, value in network.state_dict().items()}
         return cls(network, average, torch.optim.AdamW(network.parameters(), LEARNING_RATE, weight_decay=1e-4))
 
@@ -193,7 +193,9 @@ def _progress_line(learner: Learner, plan: Plan) -> str:
 
 
 def _parse_arguments() -> Plan:
-    parser = argparse.ArgumentParser(prog="python -m dicomnode.training.torso", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m dicomnode.training.torso", description="Train the torso network on phantoms."
+    )
     parser.add_argument("--minutes", type=float, required=True, help="wall-clock minutes to train, resumes included")
     parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoint")
     parser.add_argument("--resume", action="store_true", help="continue the checkpoint in --out")

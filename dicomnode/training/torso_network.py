@@ -44,7 +44,8 @@ def build_training_network() -> UNet:
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.Conv3d) and max(child.in_channels, child.out_channels) >= 64:
                 setattr(parent, name, _in_float32(child))
-    return network
+    # Faster on CPUs. torch's own signature of `to` leaves this keyword out.
+    return network.to(memory_format=torch.channels_last_3d)  # pyright: ignore[reportCallIssue, reportUnknownVariableType]
 
 
 def _in_float32(convolution: nn.Conv3d) -> Float32Convolution:

@@ -5,6 +5,7 @@ at its far ends exactly as inference pads. Numpy and scipy only, so that it runs
 """
 
 from collections.abc import Iterator
+from typing import cast
 
 import numpy as np
 from numpy.random import Generator
@@ -67,7 +68,7 @@ def draw_sample(tissues: NDArray[np.uint8], rng: Generator, max_voxels: int = MA
     attenuation, scanner = draw_attenuation(rng), draw_scanner(rng)
     air = float(attenuation.mean[Tissue.AIR])
     mean = ndimage.map_coordinates(attenuation.mean[tissues], coordinates, order=1, mode="constant", cval=air)
-    image = expose(mean, attenuation.deviation[nearest], scanner, SPACING_MM, rng)
+    image = expose(cast(NDArray[np.float32], mean), attenuation.deviation[nearest], scanner, SPACING_MM, rng)
     image = add_noise(image, scanner, SPACING_MM, rng)
     labels = build_target_labels(nearest)
     if rng.random() < 0.4:

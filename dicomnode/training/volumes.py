@@ -39,7 +39,12 @@ def bring_labels_to(labels: GridImage, geometry: Geometry) -> NDArray[np.generic
     """Give the label nearest to the centre of every voxel of another grid; 0 outside the labelled one."""
     to_labels = np.linalg.solve(labels.geometry.affine, geometry.affine)
     return ndimage.affine_transform(
-        labels.voxels, to_labels[:3, :3], to_labels[:3, 3], output_shape=geometry.shape, order=0, cval=0
+        labels.voxels,
+        to_labels[:3, :3],
+        offset=to_labels[:3, 3],  # pyright: ignore[reportArgumentType]  scipy takes one offset for each axis
+        output_shape=geometry.shape,
+        order=0,
+        cval=0,
     )
 
 

@@ -364,3 +364,8 @@ def test_dicom_files_are_found_among_others(tmp_path: Path) -> None:
     (tmp_path / "found" / "notes.txt").write_text("not an image")
     (tmp_path / "found" / "cut.dcm").write_bytes(paths[1].read_bytes()[:140])
     assert find_dicom_files([tmp_path]) == sorted(paths[1:])
+
+
+def test_a_path_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match=r"nothing-here: cannot be read \(No such file"):
+        find_dicom_files([tmp_path / "nothing-here"])

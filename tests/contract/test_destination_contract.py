@@ -54,17 +54,23 @@ class TestFolder(DestinationContract):
         )
 
 
+@pytest.fixture(scope="module")
+def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Generator[StandInArchive]:
+    kept = tmp_path_factory.mktemp("stand-in")
+    with StandInArchive(kept, "ARCHIVE", report_on=ReportOn.SAME_ASSOCIATION) as archive:
+        yield archive
+
+
 class TestArchiveToTheStandIn(DestinationContract):
     @pytest.fixture
-    def behind(self, tmp_path: Path) -> Generator[Behind]:
-        with StandInArchive(tmp_path / "kept", "ARCHIVE", report_on=ReportOn.SAME_ASSOCIATION) as archive:
-            config = configuration(tmp_path, archive.port)
-            yield Behind(
-                open_destination(config, "archive"),
-                lambda: {kept.sop_instance_uid: kept.path.read_bytes() for kept in archive.kept()},
-                open_destination(config, "archive-gone"),
-                no_report,
-            )
+    def behind(self, stand_in: StandInArchive, tmp_path: Path) -> Behind:
+        config = configuration(tmp_path, stand_in.port)
+        return Behind(
+            open_destination(config, "archive"),
+            lambda: {kept.sop_instance_uid: kept.path.read_bytes() for kept in stand_in.kept()},
+            open_destination(config, "archive-gone"),
+            no_report,
+        )
 
 
 def test_every_kind_that_the_configuration_knows_can_be_opened(tmp_path: Path) -> None:

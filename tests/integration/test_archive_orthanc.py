@@ -8,18 +8,19 @@ from typing import Any
 
 import pytest
 from pydicom import dcmread
-from pydicom.uid import CTImageStorage
+from pydicom.uid import UID, CTImageStorage
 from pynetdicom import AE, evt
 from pynetdicom.events import Event
 from pynetdicom.sop_class import StorageCommitmentPushModel  # pyright: ignore[reportAttributeAccessIssue]
 
 from dicomnode.config import Destination, Peer
+from dicomnode.demo.archive import StandInArchive
 from dicomnode.destinations import Archive
 from dicomnode.destinations.commitment import parse_commitment_report
 from dicomnode.errors import Unavailable
 from dicomnode.imaging import derived_uid
 from dicomnode.ledger.records import CommitmentReport
-from tests.destination_contract import Behind, DestinationContract, ct_series
+from tests.destination_contract import Behind, DestinationContract, ct_series, uids_of
 from tests.orthanc import AE_TITLE, DICOM_PORT, NODE_AE_TITLE, NODE_PORT, Namespace, Orthanc, namespace_or_skip
 
 SILENT_PORT = 4243
@@ -135,3 +136,20 @@ def test_an_archive_that_was_down_takes_the_same_call_when_it_is_back(
         orthanc.start()
     assert all(answer.kept for answer in archive_at(DICOM_PORT).store(paths))
     assert len(orthanc.instances(SeriesInstanceUID=str(dcmread(paths[0]).SeriesInstanceUID))) == 2
+
+
+def test_orthanc_routes_a_stable_series_to_the_node_and_nothing_else(tmp_path: Path) -> None:
+    paths = ct_series(tmp_path, "routed by orthanc", slices=4)
+    report = dcmread(paths[0])
+    report.Modality, report.SeriesInstanceUID = "OT", derived_uid("other")
+    report.SOPInstanceUID = report.file_meta.MediaStorageSOPInstanceUID = UID(derived_uid("other instance"))
+    report.save_as(tmp_path / "other.dcm")
+    with (
+        namespace_or_skip() as own,
+        Orthanc(own, tmp_path / "orthanc", auto_route=True) as orthanc,
+        own.entered(),
+        StandInArchive(tmp_path / "node", NODE_AE_TITLE, NODE_PORT) as node,
+    ):
+        orthanc.upload([tmp_path / "other.dcm", *paths])
+        received = node.wait_for(4, timeout_s=30)
+        assert {kept.sop_instance_uid for kept in received} == set(uids_of(paths))

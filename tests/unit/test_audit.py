@@ -150,13 +150,15 @@ def test_a_writer_that_died_before_the_head_was_replaced_leaves_an_intact_log(tm
     assert verify(tmp_path).is_intact
 
 
-@pytest.mark.parametrize("damage", ["cut", "emptied", "last line", "head"])
+@pytest.mark.parametrize("damage", ["cut", "cut in half", "emptied", "last line", "head"])
 def test_writing_on_does_not_wash_tampering_away(tmp_path: Path, damage: str) -> None:
     write(tmp_path, 4)
     kept = lines(tmp_path)
     match damage:
         case "cut":
             (tmp_path / LOG_NAME).write_bytes(b"".join(kept[:2]))
+        case "cut in half":
+            (tmp_path / LOG_NAME).write_bytes(b"".join(kept)[:-20])
         case "emptied":
             (tmp_path / LOG_NAME).write_bytes(b"")
         case "last line":

@@ -69,7 +69,7 @@ def test_a_known_title_from_elsewhere_is_rejected() -> None:
         (["10.1.0.0/16", "192.0.2.7"], "10.1.200.3", True),
         (["10.1.0.0/16", "192.0.2.7"], "192.0.2.7", True),
         (["10.1.0.0/16", "192.0.2.7"], "10.2.0.1", False),
-        (["not a host"], "10.2.0.1", False),
+        (["10.2.0.0/99"], "10.2.0.1", False),
     ],
 )
 def test_allowed_hosts_are_names_addresses_or_networks_and_replace_the_peers_host(

@@ -36,9 +36,11 @@ def _paint_small_bowel(canvas: Canvas, person: Habitus, regions: Regions, rng: G
             rng.uniform(-0.75, 0.25) * person.cavity_front,
             rng.normal(0.0, 0.4) * person.cavity_half_width,
         )
-        radius = rng.uniform(8.0, 16.0)
+        collapsed = rng.random() < 0.35
+        radius = rng.uniform(5.0, 9.0) if collapsed else rng.uniform(8.0, 16.0)
+        wall = radius if collapsed else rng.uniform(2.0, 4.5)
         points = _winding_path(middle, int(rng.integers(8, 26)), 0.7 * radius, rng)
-        _paint_hollow_tube(canvas, points, radius, rng.uniform(2.0, 4.5), regions.abdomen, (0.7, 0.27, 0.03), rng)
+        _paint_hollow_tube(canvas, points, radius, wall, regions.abdomen, (0.7, 0.27, 0.03), rng)
 
 
 def _paint_colon(canvas: Canvas, person: Habitus, regions: Regions, rng: Generator) -> None:
@@ -161,7 +163,7 @@ def _paint_liver(canvas: Canvas, person: Habitus, regions: Regions, rng: Generat
     _paint_liver_vessels(canvas, person, liver, porta, rng)
     for _ in range(int(rng.poisson(0.8))):
         radius = rng.uniform(4.0, 26.0)
-        canvas.paint(canvas.blob(_point_in(canvas, liver, rng), (radius,) * 3), Tissue.LIVER_LESION, liver)
+        canvas.paint(canvas.ball(_point_in(canvas, liver, rng), radius), Tissue.LIVER_LESION, liver)
 
 
 def _paint_liver_vessels(canvas: Canvas, person: Habitus, liver: Mask, porta: Triple, rng: Generator) -> None:
@@ -173,7 +175,7 @@ def _paint_liver_vessels(canvas: Canvas, person: Habitus, liver: Mask, porta: Tr
             for share in np.linspace(0.0, 1.0, 24):
                 radius = float(5.2 - 3.2 * share)
                 point = tuple(float(a + (b - a) * share) for a, b in zip(root, tip, strict=True))
-                canvas.paint(canvas.blob((point[0], point[1], point[2]), (radius,) * 3), Tissue.HEPATIC_VESSEL, liver)
+                canvas.paint(canvas.ball((point[0], point[1], point[2]), radius), Tissue.HEPATIC_VESSEL, liver)
 
 
 def _paint_gallbladder(canvas: Canvas, person: Habitus, regions: Regions, rng: Generator) -> None:
@@ -223,7 +225,7 @@ def _paint_kidney(canvas: Canvas, person: Habitus, regions: Regions, side: int, 
     if rng.random() < 0.25:
         radius = rng.uniform(5.0, 26.0)
         surface = centre + rng.normal(size=3) * 0.6 * radii
-        canvas.paint(canvas.blob(_triple(surface), (radius,) * 3), Tissue.CYST, regions.abdomen)
+        canvas.paint(canvas.ball(_triple(surface), radius), Tissue.CYST, regions.abdomen)
 
 
 def _paint_pyramids(canvas: Canvas, blob: Blob, tissue: Tissue, within: Mask, rng: Generator) -> None:
@@ -264,6 +266,7 @@ def _paint_vessels(canvas: Canvas, person: Habitus, regions: Regions, rng: Gener
                 cava = (level, p + 4.0 - 0.12 * max(0.0, level - person.dome + 90.0), -23.0)
             canvas.paint(canvas.blob(cava, (5.0, 0.75 * vein, vein)), Tissue.VEIN, regions.cavity)
     _paint_portal_vein(canvas, person, regions)
+    _paint_mesenteric_vessels(canvas, person, regions, rng)
 
 
 def _paint_portal_vein(canvas: Canvas, person: Habitus, regions: Regions) -> None:
@@ -287,6 +290,16 @@ def _paint_portal_vein(canvas: Canvas, person: Habitus, regions: Regions) -> Non
         canvas.paint_tube(path, (6.0, 6.0, 6.0), Tissue.VEIN, regions.abdomen)
 
 
+def _paint_mesenteric_vessels(canvas: Canvas, person: Habitus, regions: Regions, rng: Generator) -> None:
+    """Paint thin vessels that wind through the fat in front of the spine."""
+    for _ in range(int(rng.integers(5, 18))):
+        start: Triple = (person.dome - rng.uniform(110.0, 200.0), person.spine_p - 55.0, rng.normal(0.0, 25.0))
+        radius = rng.uniform(2.0, 4.5)
+        tissue = (Tissue.ARTERY, Tissue.VEIN)[int(rng.random() < 0.7)]
+        fat = regions.abdomen & canvas.is_any(Tissue.FAT)
+        canvas.paint_tube(_winding_path(start, 20, 4.0, rng), (radius, radius, radius), tissue, fat)
+
+
 def _paint_hollow_tube(
     canvas: Canvas,
     points: list[Triple],
@@ -299,13 +312,13 @@ def _paint_hollow_tube(
     """Paint a tube with a wall; stretches of it are filled with fluid, gas or stool by the given chances."""
     outer = [radius * rng.uniform(0.75, 1.2) for _ in points]
     for point, size in zip(points, outer, strict=True):
-        canvas.paint(canvas.blob(point, (size,) * 3), Tissue.BOWEL_WALL, within)
+        canvas.paint(canvas.ball(point, size), Tissue.BOWEL_WALL, within)
     filling = _FILLINGS[int(rng.choice(3, p=chances))]
     for point, size in zip(points, outer, strict=True):
         if rng.random() < 0.18:
             filling = _FILLINGS[int(rng.choice(3, p=chances))]
         lumen = max(1.0, size - wall)
-        canvas.paint(canvas.blob(point, (lumen,) * 3), filling, within)
+        canvas.paint(canvas.ball(point, lumen), filling, within)
 
 
 def _winding_path(start: Triple, steps: int, stride_mm: float, rng: Generator) -> list[Triple]:

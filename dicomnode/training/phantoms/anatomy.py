@@ -1,5 +1,7 @@
 """A torso from a seed: draws a person, paints the organs in order, and bends the result."""
 
+from typing import cast
+
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
@@ -51,4 +53,5 @@ def _bend(tissues: NDArray[np.uint8], amplitude_mm: float, rng: Generator) -> ND
     for axis in range(3):
         field = draw_cloud(tissues.shape, (16.0, 16.0, 16.0), rng)
         coordinates[axis] += field * np.float32(amplitude_mm / GRID_SPACING_MM / (np.abs(field).max() + 1e-6))
-    return ndimage.map_coordinates(tissues, coordinates, order=0, mode="constant", cval=0)
+    bent = ndimage.map_coordinates(tissues, coordinates, order=0, mode="constant", cval=0)
+    return cast(NDArray[np.uint8], bent)

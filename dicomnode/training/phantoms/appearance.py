@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import cast
 
 import numpy as np
 from numpy.random import Generator
@@ -159,7 +160,7 @@ def expose(mean: Volume, deviation: Volume, scanner: Scanner, spacing_mm: Triple
     # A box of width w has the variance w^2 / 12.
     through_mm = float(np.hypot(0.6 * scanner.blur_mm, scanner.slice_thickness_mm / np.sqrt(12.0)))
     sigmas = (through_mm / spacing_mm[0], scanner.blur_mm / spacing_mm[1], scanner.blur_mm / spacing_mm[2])
-    return ndimage.gaussian_filter(image, sigmas, mode="nearest", truncate=3.0)
+    return cast(Volume, ndimage.gaussian_filter(image, sigmas, mode="nearest", truncate=3.0))
 
 
 def add_noise(image: Volume, scanner: Scanner, spacing_mm: Triple, rng: Generator) -> Volume:
@@ -167,15 +168,15 @@ def add_noise(image: Volume, scanner: Scanner, spacing_mm: Triple, rng: Generato
     noise = rng.standard_normal(image.shape, np.float32)
     if scanner.noise_grain_mm > 0.3 * spacing_mm[1]:
         grain = (0.0, scanner.noise_grain_mm / spacing_mm[1], scanner.noise_grain_mm / spacing_mm[2])
-        noise = ndimage.gaussian_filter(noise, grain, mode="nearest", truncate=2.5)
-        noise /= noise.std() + 1e-6
+        noise = cast(Volume, ndimage.gaussian_filter(noise, grain, mode="nearest", truncate=2.5))
+        noise *= np.float32(1.0 / (float(noise.std()) + 1e-6))
     image = image + np.float32(scanner.noise_hu) * noise
     if scanner.streaks_hu > 0.0:
-        streaks = ndimage.gaussian_filter1d(
-            rng.standard_normal(image.shape, np.float32), 30.0 / spacing_mm[2], axis=2, mode="nearest", truncate=2.0
-        )
+        white = rng.standard_normal(image.shape, np.float32)
+        along_rows = ndimage.gaussian_filter1d(white, 30.0 / spacing_mm[2], axis=2, mode="nearest", truncate=2.0)
+        streaks = cast(Volume, along_rows)
         strength = np.abs(draw_cloud((image.shape[0], 1, 1), (30.0 / spacing_mm[0], 1.0, 1.0), rng))
-        image += np.float32(scanner.streaks_hu) * strength * streaks / (streaks.std() + 1e-6)
+        image += strength * streaks * np.float32(scanner.streaks_hu / (float(streaks.std()) + 1e-6))
     return image
 
 

@@ -80,7 +80,12 @@ class Canvas:
         parts = [turn[axis, 0] * s + turn[axis, 1] * p + turn[axis, 2] * left for axis in range(3)]
         if power == 2.0:
             return Blob(box, parts[0] ** 2 + parts[1] ** 2 + parts[2] ** 2)
-        return Blob(box, sum((np.abs(part) ** np.float32(power) for part in parts[1:]), np.abs(parts[0]) ** power))
+        first, second, third = (np.abs(part) ** np.float32(power) for part in parts)
+        return Blob(box, first + second + third)
+
+    def ball(self, centre: Triple, radius: float) -> Blob:
+        """Describe a ball."""
+        return self.blob(centre, (radius, radius, radius))
 
     def paint(self, blob: Blob, tissue: Tissue, within: Mask | None = None, level: float = 1.0) -> None:
         """Fill a blob up to `level` of its distance, where the mask `within` allows it."""

@@ -115,7 +115,7 @@ def _paint_sternum(canvas: Canvas, person: Habitus, regions: Regions, rng: Gener
                 0.6 * front + 45.0 * float(share),
                 side * (16.0 + 120.0 * float(share)),
             )
-            canvas.paint(canvas.blob(point, (6.0, 6.0, 6.0)), Tissue.CORTICAL_BONE)
+            canvas.paint(canvas.ball(point, 6.0), Tissue.CORTICAL_BONE)
 
 
 def _paint_shoulder_blades(canvas: Canvas, person: Habitus, rng: Generator) -> None:
@@ -145,7 +145,7 @@ def _paint_pelvis(canvas: Canvas, person: Habitus, regions: Regions, rng: Genera
         canvas.tissues[wing.box][in_shell & (np.abs(wing.distance - 1.0) < 0.55 * shell)] = Tissue.TRABECULAR_BONE
         head: Triple = (middle - 75.0 * scale, spine - 38.0 * scale, side * 88.0 * scale)
         for tissue, radius in ((Tissue.CORTICAL_BONE, 25.0 * scale), (Tissue.TRABECULAR_BONE, 21.0 * scale)):
-            canvas.paint(canvas.blob(head, (radius, radius, radius)), tissue)
+            canvas.paint(canvas.ball(head, radius), tissue)
         shaft: Triple = (head[0] - 75.0, head[1], head[2] + side * 14.0)
         for tissue, radius in ((Tissue.CORTICAL_BONE, 16.0), (Tissue.MARROW, 10.0)):
             canvas.paint(canvas.blob(shaft, (85.0, radius, radius), power=4), tissue)

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from dicomnode.training.phantoms.canvas import Canvas, Mask
 from dicomnode.training.phantoms.tissue import Tissue
 
+Floats = NDArray[np.float32] | NDArray[np.float64]
+
 
 @dataclass(frozen=True, slots=True)
 class Habitus:
@@ -170,7 +172,7 @@ def paint_table(canvas: Canvas, rng: Generator) -> None:
         canvas.tissues[air & plate] = Tissue.TABLE
 
 
-def _ramp(distance_mm: NDArray[np.float32], length_mm: float) -> NDArray[np.float32]:
+def _ramp(distance_mm: Floats, length_mm: float) -> Floats:
     """Rise smoothly from 0 to 1 over `length_mm`."""
     t = np.clip(distance_mm / length_mm, 0.0, 1.0)
     return t * t * (3.0 - 2.0 * t)
@@ -178,9 +180,9 @@ def _ramp(distance_mm: NDArray[np.float32], length_mm: float) -> NDArray[np.floa
 
 def _outline(
     canvas: Canvas,
-    side: NDArray[np.float32],
-    front: NDArray[np.float32],
-    back: NDArray[np.float32] | float,
+    side: Floats,
+    front: Floats,
+    back: Floats | float,
     power: float,
 ) -> Mask:
     """Give the inside of a superellipse whose half axes (one value for each slice) differ front and back."""
@@ -213,7 +215,7 @@ def _paint_muscle_gaps(canvas: Canvas, muscle: Mask, rng: Generator) -> None:
     canvas.tissues[muscle & (pattern > rng.uniform(1.3, 2.3))] = Tissue.FAT
 
 
-def _diaphragm_mm(canvas: Canvas, person: Habitus, rng: Generator) -> NDArray[np.float32]:
+def _diaphragm_mm(canvas: Canvas, person: Habitus, rng: Generator) -> Floats:
     """Give the superior coordinate of the diaphragm `[1, row, column]`: two domes and deep recesses behind."""
     domes = []
     for side, top in ((-1.0, person.dome), (1.0, person.dome - person.left_dome_drop)):

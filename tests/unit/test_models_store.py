@@ -1,0 +1,78 @@
+"""Finding packages, and believing only weights that have their digest."""
+
+from pathlib import Path
+
+import pytest
+
+from dicomnode.errors import ModelError
+from dicomnode.models import ModelStore
+from tests.toy_models import toy_manifest, write_package, write_raw_package
+
+
+def test_packages_of_all_folders_are_found_by_name(tmp_path: Path) -> None:
+    write_package(tmp_path / "shipped", toy_manifest("liver"))
+    write_package(tmp_path / "site", toy_manifest("spleen"))
+    store = ModelStore([tmp_path / "shipped", tmp_path / "site", tmp_path / "absent"])
+    assert store.names() == ("liver", "spleen")
+    assert store.package("spleen").folder == tmp_path / "site" / "spleen"
+
+
+def test_identity_and_segments_are_those_of_the_manifest(tmp_path: Path) -> None:
+    package = write_package(tmp_path, toy_manifest())
+    assert (package.identity.name, package.identity.version, package.identity.diagnostic) == ("toy", "1.0.0", False)
+    assert package.identity.weights_sha256 == package.manifest.weights_sha256
+    assert [(s.number, s.name, s.labels) for s in package.segments] == [(1, "Bright", (1,))]
+
+
+def test_weights_with_their_digest_are_handed_out(tmp_path: Path) -> None:
+    package = write_package(tmp_path, toy_manifest())
+    assert package.read_weights() == (tmp_path / "toy" / "weights.safetensors").read_bytes()
+
+
+def test_one_altered_bit_of_the_weights_is_found_and_the_other_model_still_works(tmp_path: Path) -> None:
+    altered, other = write_package(tmp_path, toy_manifest()), write_package(tmp_path, toy_manifest("other"))
+    weights = bytearray(altered.weights_path.read_bytes())
+    weights[-1] ^= 1
+    altered.weights_path.write_bytes(weights)
+    with pytest.raises(ModelError, match=f"expected SHA-256 {altered.manifest.weights_sha256}, found [0-9a-f]{{64}}"):
+        altered.read_weights()
+    assert other.read_weights()
+
+
+def test_missing_weights_are_named(tmp_path: Path) -> None:
+    package = write_package(tmp_path, toy_manifest())
+    package.weights_path.unlink()
+    with pytest.raises(ModelError, match="weights.safetensors: cannot be read.*install model 'toy' again"):
+        package.read_weights()
+
+
+def test_a_broken_manifest_is_listed_refused_and_leaves_the_other_model_usable(tmp_path: Path) -> None:
+    write_package(tmp_path, toy_manifest("good"))
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "manifest.toml").write_bytes(b"name = \xff")
+    store = ModelStore([tmp_path])
+    assert store.names() == ("broken", "good")
+    with pytest.raises(ModelError, match="broken/manifest.toml: expected UTF-8 text, found byte 0xff"):
+        store.package("broken")
+    assert store.package("good").identity.name == "good"
+
+
+@pytest.mark.parametrize("name", ["absent", "", ".", "..", "../toy", "/etc"])
+def test_an_unknown_name_is_answered_with_the_known_ones(tmp_path: Path, name: str) -> None:
+    write_package(tmp_path, toy_manifest())
+    with pytest.raises(ModelError, match=r"expected one of the models \['toy'\], found"):
+        ModelStore([tmp_path]).package(name)
+
+
+def test_one_name_in_two_folders_is_refused_rather_than_guessed(tmp_path: Path) -> None:
+    write_package(tmp_path / "shipped", toy_manifest())
+    write_package(tmp_path / "site", toy_manifest())
+    with pytest.raises(ModelError, match="expected one model 'toy', found .*shipped.* and .*site"):
+        ModelStore([tmp_path / "shipped", tmp_path / "site"]).package("toy")
+
+
+def test_a_package_in_a_folder_of_another_name_is_refused(tmp_path: Path) -> None:
+    write_raw_package(tmp_path, toy_manifest(), b"")
+    (tmp_path / "toy").rename(tmp_path / "renamed")
+    with pytest.raises(ModelError, match="expected the folder's name 'renamed', found 'toy'"):
+        ModelStore([tmp_path]).package("renamed")
