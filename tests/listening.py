@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,14 +17,14 @@ from dicomnode.ledger.records import CommitmentReport, ReceivedInstance
 from dicomnode.receive import AssociationEnd, Events, Listener, RejectedCall, Spool
 from tests.raw_sender import StoredFile, read_file
 
-SENDER = {"name": "archive", "ae_title": "SENDER", "host": "127.0.0.1", "port": 4242}
+SENDER: Mapping[str, object] = {"name": "archive", "ae_title": "SENDER", "host": "127.0.0.1", "port": 4242}
 
 
-def listening_config(folder: Path, peer: dict[str, object] | None = None, **limits: float) -> Config:
+def listening_config(folder: Path, peer: Mapping[str, object] | None = None, **limits: float) -> Config:
     """A node called NODE with one peer called SENDER; limits as given."""
     document = {
         "node": {"ae_title": "NODE", "data_dir": str(folder)},
-        "peers": [SENDER | (peer or {})],
+        "peers": [{**SENDER, **(peer or {})}],
         "limits": {"min_free_bytes": 0} | limits,
     }
     return parse_config(document, "test")

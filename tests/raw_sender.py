@@ -93,8 +93,9 @@ class RawSender:
     def status(self) -> int:
         """The status in the next response (0000,0900); -1 when something else than a response came."""
         answer = self.answer()
-        place = answer.body.find(struct.pack("<HHL", 0, 0x0900, 2))
-        return struct.unpack_from("<H", answer.body, place + 8)[0] if answer.kind == "DATA" and place >= 0 else -1
+        if answer.kind != "DATA":
+            return -1
+        return int.from_bytes(command_elements(answer.body[6:]).get(0x0900, b"\xff\xff"), "little")
 
     def _fragments(self, context_id: int, data_set: bytes) -> list[bytes | memoryview]:
         room = self._peer_max - 6
@@ -150,6 +151,15 @@ def command_set(*elements: tuple[int, bytes]) -> bytes:
     """Elements of group 0000 with their group length."""
     body = b"".join(struct.pack("<HHL", 0, number, len(value)) + value for number, value in elements)
     return struct.pack("<HHLL", 0, 0, 4, len(body)) + body
+
+
+def command_elements(raw: bytes) -> dict[int, bytes]:
+    """A command set -> value by element number."""
+    values: dict[int, bytes] = {}
+    while raw:
+        number, length = struct.unpack_from("<2xHL", raw)
+        values[number], raw = raw[8 : 8 + length], raw[8 + length :]
+    return values
 
 
 def store_command(sop_class_uid: str, sop_instance_uid: str, message_id: int = 1) -> bytes:

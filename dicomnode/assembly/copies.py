@@ -22,7 +22,7 @@ def without_copies(headers: Sequence[InstanceHeader], book: VerdictBook) -> list
         by_uid.setdefault(header.instance.sop_instance_uid, []).append(header)
     repeated = {uid: found for uid, found in by_uid.items() if len(found) > 1}
     equal = [uid for uid, found in repeated.items() if all(_same_dataset(found[0], other) for other in found[1:])]
-    different = [uid for uid in repeated if uid not in equal]
+    different = sorted(set(repeated) - set(equal))
     if equal:
         sentence = f"{len(equal)} instances came more than once, each time with the same content"
         book.add(Finding.DUPLICATE_INSTANCE, sentence, equal)

@@ -15,11 +15,22 @@ from dicomnode.assembly.headers import SliceHeader
 from dicomnode.errors import UnusableSeries
 from dicomnode.imaging import Finding, Policy, Verdict
 
-# Starting one costs 0.3 CPU s of imports: not worth it for a handful of slices.
-_MIN_FRAMES_PER_PROCESS = 16
-_BASE_MEMORY_BYTES = 2 << 30  # address space of the interpreter and the codecs' libraries
-_MEMORY_PER_PIXEL_BYTES = 64  # openjpeg takes about 12 per pixel, others less
-_SECONDS_PER_FRAME, _MIN_SECONDS = 5.0, 60.0
+
+@dataclass(frozen=True, slots=True)
+class DecodingLimits:
+    """What decoding may take, so that a hostile codestream cannot take the machine."""
+
+    processes: int = 0  # 0: one per core
+    min_frames_per_process: int = 16  # starting one costs 0.3 CPU s of imports
+    base_memory_bytes: int = 2 << 30  # address space of the interpreter and the codecs' libraries
+    memory_bytes_per_pixel: int = 64  # openjpeg takes about 12, others less
+    max_memory_bytes: int = 8 << 30
+    start_seconds: float = 60.0
+    seconds_per_frame: float = 5.0
+
+    def memory_bytes(self, pixels: int) -> int:
+        """Address space of a process whose largest frame has that many pixels."""
+        return min(self.max_memory_bytes, self.base_memory_bytes + self.memory_bytes_per_pixel * pixels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,34 +41,35 @@ class CodedSlice:
     output_offset: int
 
 
-def decode_slices(slices: Sequence[CodedSlice], output: int, processes: int | None = None) -> None:
+def decode_slices(slices: Sequence[CodedSlice], output: int, limits: DecodingLimits | None = None) -> None:
     """Decode slices into the file descriptor `output`, in other processes.
 
     Raises:
         UnusableSeries: a frame cannot be decoded; the verdict names every instance concerned.
     """
-    most = max(1, len(slices) // _MIN_FRAMES_PER_PROCESS)
-    count = min(most, processes or os.cpu_count() or 1)
+    limits = limits or DecodingLimits()
+    most = max(1, len(slices) // limits.min_frames_per_process)
+    count = min(most, limits.processes or os.cpu_count() or 1)
     shares = [slices[start::count] for start in range(count)]
     with ThreadPoolExecutor(count) as threads:
-        outcomes = threads.map(lambda share: _decode_share(share, output), shares)
+        outcomes = threads.map(lambda share: _decode_share(share, output, limits), shares)
         problems = {uid: problem for outcome in outcomes for uid, problem in outcome.items()}
     if problems:
         raise UnusableSeries([_verdict(problems, len(slices))])
 
 
-def _decode_share(share: Sequence[CodedSlice], output: int) -> Mapping[str, str]:
+def _decode_share(share: Sequence[CodedSlice], output: int, limits: DecodingLimits) -> Mapping[str, str]:
     """SOP Instance UID -> what went wrong with it, of one process's share."""
     tasks = "".join(_task(coded).to_line() + "\n" for coded in share)
     pixels = max(coded.header.layout.rows * coded.header.layout.columns for coded in share)
-    limit = _BASE_MEMORY_BYTES + _MEMORY_PER_PIXEL_BYTES * pixels
-    command = [sys.executable, "-m", "dicomnode.assembly.decode_worker", str(output), str(limit)]
+    memory = str(limits.memory_bytes(pixels))
+    command = [sys.executable, "-m", "dicomnode.assembly.decode_worker", str(output), memory]
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         pass_fds=[output], env=_environment(), text=True,
     )  # fmt: skip
     try:
-        reports, _ = process.communicate(tasks, timeout=_MIN_SECONDS + _SECONDS_PER_FRAME * len(share))
+        reports, _ = process.communicate(tasks, timeout=limits.start_seconds + limits.seconds_per_frame * len(share))
         ending = f"the decoder ended with exit code {process.returncode}"
     except subprocess.TimeoutExpired:
         process.kill()

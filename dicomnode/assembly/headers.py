@@ -68,9 +68,10 @@ class Plane:
 class Rescale:
     """Stored value -> real value: `stored * slope + intercept`, in units of `type` (PS3.3 C.11.1.1.2)."""
 
-    slope: float = 1.0
-    intercept: float = 0.0
-    type: str = ""
+    slope: float
+    intercept: float
+    type: str
+    is_declared: bool  # False: the instance says nothing, 1 and 0 are our assumption
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +246,10 @@ class _Groups:
     def rescale(self) -> Rescale:
         group = self._group("PixelValueTransformationSequence", "RescaleSlope")
         return Rescale(
-            group.number("RescaleSlope", 1.0), group.number("RescaleIntercept", 0.0), group.text("RescaleType")
+            slope=group.number("RescaleSlope", 1.0),
+            intercept=group.number("RescaleIntercept", 0.0),
+            type=group.text("RescaleType"),
+            is_declared=bool(group.words("RescaleSlope") and group.words("RescaleIntercept")),
         )
 
     def _numbers(self, keyword: str) -> tuple[float, ...]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 
-from dicomnode.assembly.headers import InstanceHeader, Plane, SliceHeader
+from dicomnode.assembly.headers import InstanceHeader, Plane, Rescale, SliceHeader
 from dicomnode.assembly.policies import VerdictBook
 from dicomnode.imaging import Finding, Policy
 
@@ -86,8 +86,19 @@ def _is_of_wrong_modality(header: InstanceHeader) -> str:
     expected = SLICE_CLASSES[header.sop_class_uid]
     if header.modality != expected:
         return f"modality {header.modality or '(none)'} in a {expected} SOP class"
-    types = {s.rescale.type for s in header.slices} & _NOT_HU if expected == "CT" else set[str]()
-    return f"values in {min(types)}" if types else ""
+    reasons = (_rescale_problem(slice_.rescale, expected) for slice_ in header.slices)
+    return next((reason for reason in reasons if reason), "")
+
+
+def _rescale_problem(rescale: Rescale, modality: str) -> str:
+    """Why stored values do not become HU (CT) or arbitrary units (MR)."""
+    if not np.isfinite([rescale.slope, rescale.intercept]).all() or rescale.slope == 0:
+        return f"a rescale slope of {rescale.slope:g} and intercept of {rescale.intercept:g}"
+    if modality != "CT":
+        return ""
+    if not rescale.is_declared:
+        return "CT values without rescale slope and intercept"
+    return f"values in {rescale.type}" if rescale.type in _NOT_HU else ""
 
 
 def _placed(headers: Sequence[InstanceHeader], book: VerdictBook) -> list[SliceHeader]:

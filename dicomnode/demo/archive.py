@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from io import BytesIO
 from pathlib import Path
+from socketserver import TCPServer
 from types import TracebackType
 from typing import Self, cast
 
@@ -93,6 +94,14 @@ class Kept:
     path: Path
 
 
+class _Server(ThreadedAssociationServer):
+    """What `AE.start_server` makes, except that its loop may look for the end more often than twice a second."""
+
+    def shutdown(self) -> None:
+        TCPServer.shutdown(self)
+        self.server_close()
+
+
 class StandInArchive:
     """An archive in this process; `with StandInArchive(folder, "ARCHIVE") as archive:` starts and stops it.
 
@@ -117,7 +126,7 @@ class StandInArchive:
         self._changed = threading.Condition()
         self._stopping = threading.Event()
         self._reports: list[threading.Thread] = []
-        self._server: ThreadedAssociationServer | None = None
+        self._server: _Server | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -156,9 +165,9 @@ class StandInArchive:
             (evt.EVT_N_ACTION, self._on_commitment_request),
         ]
         address = ("127.0.0.1", self._wanted_port)
-        self._server = ae.make_server(address, evt_handlers=list(handlers), server_class=ThreadedAssociationServer)
-        # Not ae.start_server: its loop looks for the end twice a second only.
-        loop = threading.Thread(target=self._server.serve_forever, args=(_POLL_S,), name=self.ae_title, daemon=True)
+        server = cast("_Server", ae.make_server(address, evt_handlers=list(handlers), server_class=_Server))
+        self._server = server
+        loop = threading.Thread(target=server.serve_forever, args=(_POLL_S,), name=self.ae_title, daemon=True)
         loop.start()
 
     def stop(self) -> None:
@@ -168,7 +177,6 @@ class StandInArchive:
             return
         associations = self._server.active_associations
         self._server.shutdown()
-        self._server.server_close()
         for thread in [*associations, *self._reports]:
             thread.join(_REPORT_TIMEOUT_S)
         self._server = None

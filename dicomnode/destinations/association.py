@@ -135,7 +135,8 @@ class _Wire:
 
 def _call(line: Line, contexts: Sequence[PresentationContext], handlers: Sequence[Handler]) -> Association:
     ae = AE(line.our_ae_title)
-    ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = line.timeout_s
+    ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = line.timeout_s
+    ae.network_timeout = None  # an association may rest while a commitment report is awaited; `_Wire` ends it
     try:
         return ae.associate(
             line.peer.host,

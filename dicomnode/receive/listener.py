@@ -55,7 +55,7 @@ class Listener:
     @property
     def port(self) -> int:
         """The port that is listened on; known once started."""
-        return self._socket.getsockname()[1] if self._socket else self._address[1]
+        return self._address[1]
 
     def start(self) -> None:
         """Clean the spool's incoming folder, bind, and accept in the background.
@@ -66,15 +66,16 @@ class Listener:
         """
         abandoned = self._spool.prepare()
         self._socket = _bound_socket(*self._address)
+        self._address = (self._address[0], self._socket.getsockname()[1])
         self._acceptor = threading.Thread(target=self._accept, args=(self._socket,), name="accept", daemon=True)
         self._acceptor.start()
         _log.info("listening", host=self._address[0], port=self.port, abandoned_files=abandoned)
 
     def stop(self, grace_s: float = 5.0) -> None:
         """Accept nobody more, let associations end for `grace_s`, then cut them; what was acknowledged is kept."""
-        self._stopping.set()
-        if self._socket is None or self._acceptor is None:
+        if self._socket is None or self._acceptor is None or self._stopping.is_set():
             return
+        self._stopping.set()
         self._socket.shutdown(socket.SHUT_RDWR)  # wakes accept(), which close() would not
         self._acceptor.join()
         self._socket.close()

@@ -8,6 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from dicomnode.encoding import encode_seg
+from tests.chaos_liver import chaos_liver_case
 from tests.dcmqi import dcmqi_masks
 from tests.encoding_cases import Case, affine, axial, blobs, build_case, image_orientations, oblique, tilted
 
@@ -43,3 +44,14 @@ def test_in_each_of_the_48_axis_orientations(name: str, last_slice_first: bool, 
 )
 def test_on_awkward_grids(grid: NDArray[np.float64], shape: tuple[int, int, int], tmp_path: Path) -> None:
     assert_dcmqi_agrees(build_case(tmp_path / "ct", grid, blobs(shape)), tmp_path)
+
+
+def test_on_a_real_series(tmp_path: Path) -> None:
+    case = chaos_liver_case()
+    seg = encode_seg(case.segmentation, case.sources, case.request, tmp_path / "seg.dcm")
+    assert seg.omitted_segments == ("Left kidney", "Right kidney")
+    masks = dcmqi_masks(seg.path, tmp_path / "dcmqi", case.segmentation.geometry)
+    body, liver = case.segmentation.segments[:2]
+    assert list(masks) == [1, 2]
+    assert np.array_equal(masks[1], case.segmentation.mask(body))
+    assert np.array_equal(masks[2], case.segmentation.mask(liver))

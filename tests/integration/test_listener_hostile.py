@@ -32,7 +32,7 @@ LIMITS = {"association_timeout_s": 0.5, "idle_timeout_s": 5.0, "max_instance_byt
 
 @pytest.fixture
 def node(tmp_path: Path) -> Generator[Node]:
-    with listening(listening_config(tmp_path, **LIMITS)) as node:
+    with listening(listening_config(tmp_path, None, **LIMITS)) as node:
         yield node
 
 
@@ -53,7 +53,7 @@ def assert_still_serves(node: Node, file: StoredFile) -> None:
     ("first_bytes", "abort"),
     [
         (b"GET / HTTP/1.0\r\n\r\n", (2, 1)),
-        (os.urandom(1) * 0 + b"\xf7" * 2000, (2, 1)),
+        (b"\xf7" * 2000, (2, 1)),
         (b"\x02" + associate_request()[1:], (2, 2)),
         (data_pdu(1, 3, ECHO), (2, 2)),
         (struct.pack(">BxL", 1, 0xFFFFFFFF), (2, 6)),
@@ -282,7 +282,7 @@ def test_a_tiny_maximum_length_gets_its_answer_in_pieces(node: Node) -> None:
     with RawSender(node.port) as peer:
         peer.associate(associate_request(contexts=[context(1, VERIFICATION)], user_items=b"\x51\0\0\4\0\0\0\x20"))
         peer.socket.sendall(data_pdu(1, 3, ECHO))
-        pieces = [peer.answer() for _ in range(4)]
+        pieces = [peer.answer() for _ in range(3)]
         assert all(p.kind == "DATA" and len(p.body) <= 32 for p in pieces)
         whole = b"".join(p.body[6:] for p in pieces)
         assert whole.endswith(struct.pack("<HHLH", 0, 0x0900, 2, 0))

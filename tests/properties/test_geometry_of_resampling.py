@@ -143,7 +143,7 @@ def test_integers_are_rounded_to_the_nearest_not_cut(spacing_mm: tuple[float, fl
     expected = ramp_at(sampled.geometry, source) + 300
     error = (sampled.voxels - expected)[inside]
     assert np.abs(error).max() <= 1.5
-    assert abs(error.mean()) < 0.1
+    assert abs(error.mean()) < 0.25  # cut ones would be 0.5 off
 
 
 def ramp_at(geometry: Geometry, source: Geometry) -> NDArray[np.float64]:
@@ -177,7 +177,8 @@ def test_a_nifti_file_says_the_same_of_every_voxel(tmp_path: Path):
         image = nibabel.Nifti1Image.load(tmp_path / f"{name}.nii.gz")
         indices = np.array([[0, 0, 0], [20, 3, 11], [7, 25, 22]])
         ras = geometry.to_patient_mm(indices.astype(np.float64)) * (-1, -1, 1)
-        there = np.c_[ras, np.ones(3)] @ np.linalg.inv(image.affine).T
+        affine_ras = np.asarray(image.affine, dtype=np.float64)
+        there = np.c_[ras, np.ones(3)] @ np.linalg.inv(affine_ras).T
         found = np.asarray(image.dataobj)[tuple(np.rint(there[:, :3]).astype(int).T)]
         assert np.abs(there[:, :3] - np.rint(there[:, :3])).max() < 1e-3
         assert np.array_equal(found, voxels[tuple(indices.T)])

@@ -1,6 +1,7 @@
 """Whatever bytes a peer sends, parsers answer with a value or with their own error, in one pass over the bytes."""
 
 import struct
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,7 +11,6 @@ from hypothesis import strategies as st
 
 from dicomnode.errors import Refused
 from dicomnode.imaging import is_acceptable_uid
-from dicomnode.ledger.records import CommitmentReport
 from dicomnode.receive import Spool
 from dicomnode.receive.admission import Admission, Caller
 from dicomnode.receive.commitment import parse_commitment_report
@@ -92,9 +92,10 @@ def test_the_walk_moves_forward_and_stays_inside_the_bytes(raw: bytes, syntax: s
 @given(BYTES, SYNTAXES)
 def test_a_commitment_report_is_read_or_refused(raw: bytes, syntax: str) -> None:
     try:
-        assert isinstance(parse_commitment_report(memoryview(raw), syntax), CommitmentReport)
-    except UnreadableDataSet as error:
-        assert str(error)
+        report = parse_commitment_report(memoryview(raw), syntax)
+    except UnreadableDataSet:
+        return
+    assert all(is_acceptable_uid(uid) for uid in (report.transaction_uid, *report.committed, *dict(report.failed)))
 
 
 @settings(max_examples=300)
@@ -201,12 +202,9 @@ def test_a_spool_keeps_exactly_what_it_acknowledged_however_the_data_set_was_har
     before = {i.path for i in spool.walk()}
     incoming = spool.begin(FileMeta(file.sop_class_uid, file.sop_instance_uid, file.transfer_syntax_uid))
     incoming.write(memoryview(raw))
-    try:
-        kept = incoming.keep(datetime(2026, 1, 1, tzinfo=UTC), "SENDER")
-    except Refused as refused:
-        assert refused.status in (0xA900, 0xC000)
-        assert {i.path for i in spool.walk()} == before
-    else:
-        assert (spool.root / kept.path).read_bytes().endswith(bytes(raw))
-        assert {i.path for i in spool.walk()} == before | {kept.path}
+    kept: set[Path] = set()
+    with suppress(Refused):
+        kept.add(incoming.keep(datetime(2026, 1, 1, tzinfo=UTC), "SENDER").path)
+    assert all((spool.root / path).read_bytes().endswith(bytes(raw)) for path in kept)
+    assert {i.path for i in spool.walk()} == before | kept
     assert list((spool.root / "incoming").iterdir()) == []

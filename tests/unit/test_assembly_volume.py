@@ -12,6 +12,7 @@ from pydicom.dataset import FileDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import UID, ExplicitVRBigEndian, ImplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
 
+from dicomnode.assembly.decode_pool import CodedSlice, DecodingLimits, decode_slices
 from dicomnode.assembly.gate import inspect
 from dicomnode.assembly.volume import CT_PADDING_HU, assemble
 from dicomnode.errors import UnusableSeries
@@ -250,6 +251,21 @@ def test_a_codestream_of_another_matrix_is_refused_before_it_fills_memory(tmp_pa
         code[frame + 5 : frame + 9] = (30_000).to_bytes(2, "big") * 2  # lines, samples per line (ISO 14495-1 C.2.2)
     recode(slices[3], bytes(code))
     assert undecodable(slices, tmp_path).sop_instance_uids == (str(slices[3].SOPInstanceUID),)
+
+
+@pytest.mark.parametrize(
+    ("limits", "says"),
+    [
+        (DecodingLimits(base_memory_bytes=1 << 20, memory_bytes_per_pixel=0), "MemoryError|exit code"),
+        (DecodingLimits(start_seconds=0.01, seconds_per_frame=0), "did not end in time"),
+    ],
+)
+def test_a_decoder_that_dies_or_hangs_takes_nothing_with_it(tmp_path: Path, limits: DecodingLimits, says: str):
+    slices = changed(lambda ds: compress(ds, JPEGLSLossless), slices=larger_slices())
+    inspection = inspect(series_of(slices, tmp_path))
+    coded = [CodedSlice(header, 2 * 40 * 32 * number) for number, header in enumerate(inspection.slices)]
+    with (tmp_path / "output").open("wb") as output, pytest.raises(UnusableSeries, match=says):
+        decode_slices(coded, output.fileno(), limits)
 
 
 def test_compressed_pixels_that_end_before_the_file_says_are_refused_by_the_gate(tmp_path: Path):

@@ -249,6 +249,7 @@ def test_the_patient_is_the_sources_patient_in_the_sources_characters(
     check_seg(encoded.path, case.segmentation, case.sources, case.request)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_identities_that_break_the_standard_are_copied_as_they_are(tmp_path: Path) -> None:
     odd = {"PatientSex": "X", "PatientBirthDate": "19630231", "StudyTime": "99", "PatientID": "1" * 70}
     case = edited_case(tmp_path, **odd)

@@ -198,6 +198,14 @@ def give_effective_atomic_numbers(ds: FileDataset) -> None:
     ds.RescaleType = "Z_EFF"
 
 
+def drop_intercept(ds: FileDataset) -> None:
+    del ds.RescaleIntercept
+
+
+def give_no_slope(ds: FileDataset) -> None:
+    ds.RescaleSlope = "0"
+
+
 def drop_position(ds: FileDataset) -> None:
     del ds.ImagePositionPatient
 
@@ -220,6 +228,8 @@ def skew_cosines(ds: FileDataset) -> None:
         (drop_frame_of_reference, Finding.MISSING_GEOMETRY),
         (change_modality, Finding.WRONG_MODALITY),
         (give_effective_atomic_numbers, Finding.WRONG_MODALITY),
+        (drop_intercept, Finding.WRONG_MODALITY),
+        (give_no_slope, Finding.WRONG_MODALITY),
         (drop_position, Finding.MISSING_GEOMETRY),
         (flatten_pixels, Finding.MISSING_GEOMETRY),
         (skew_cosines, Finding.MISSING_GEOMETRY),

@@ -82,5 +82,5 @@ def test_a_wrong_manifest_is_refused_by_file_key_expected_and_found(change: Chan
 
 
 def test_what_is_not_toml_is_named_with_its_place() -> None:
-    with pytest.raises(ModelError, match="expected TOML.*line 1"):
+    with pytest.raises(ModelError, match=r"expected TOML.*line 1"):
         parse_manifest("format = = 1", "manifest.toml")

@@ -42,7 +42,7 @@ def test_one_altered_bit_of_the_weights_is_found_and_the_other_model_still_works
 def test_missing_weights_are_named(tmp_path: Path) -> None:
     package = write_package(tmp_path, toy_manifest())
     package.weights_path.unlink()
-    with pytest.raises(ModelError, match="weights.safetensors: cannot be read.*install model 'toy' again"):
+    with pytest.raises(ModelError, match=r"weights.safetensors: cannot be read.*install model 'toy' again"):
         package.read_weights()
 
 
@@ -52,7 +52,7 @@ def test_a_broken_manifest_is_listed_refused_and_leaves_the_other_model_usable(t
     (tmp_path / "broken" / "manifest.toml").write_bytes(b"name = \xff")
     store = ModelStore([tmp_path])
     assert store.names() == ("broken", "good")
-    with pytest.raises(ModelError, match="broken/manifest.toml: expected UTF-8 text, found byte 0xff"):
+    with pytest.raises(ModelError, match=r"broken/manifest.toml: expected UTF-8 text, found byte 0xff"):
         store.package("broken")
     assert store.package("good").identity.name == "good"
 
@@ -67,7 +67,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones(tmp_path: Path, name: s
 def test_one_name_in_two_folders_is_refused_rather_than_guessed(tmp_path: Path) -> None:
     write_package(tmp_path / "shipped", toy_manifest())
     write_package(tmp_path / "site", toy_manifest())
-    with pytest.raises(ModelError, match="expected one model 'toy', found .*shipped.* and .*site"):
+    with pytest.raises(ModelError, match=r"expected one model 'toy', found .*shipped.* and .*site"):
         ModelStore([tmp_path / "shipped", tmp_path / "site"]).package("toy")
 
 

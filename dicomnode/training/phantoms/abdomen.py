@@ -108,9 +108,9 @@ def _paint_bladder(canvas: Canvas, person: Habitus, regions: Regions, rng: Gener
 
 def _paint_spleen(canvas: Canvas, person: Habitus, regions: Regions, rng: Generator) -> None:
     """Paint the spleen along the left wall behind the stomach, hollowed on the side of its hilum."""
-    scale = rng.uniform(0.8, 1.3) * person.scale
+    scale = rng.uniform(0.8, 1.5) * person.scale
     centre: Triple = (
-        person.dome - person.left_dome_drop - rng.uniform(34.0, 82.0),
+        person.dome - person.left_dome_drop - rng.uniform(34.0, 95.0),
         rng.uniform(0.12, 0.5) * person.cavity_back,
         rng.uniform(0.62, 0.8) * person.cavity_half_width,
     )
@@ -137,7 +137,7 @@ def _paint_liver(canvas: Canvas, person: Habitus, regions: Regions, rng: Generat
     )
     left_lobe = canvas.blob(
         (
-            person.dome - rng.uniform(40.0, 68.0) * size,
+            person.dome - rng.uniform(38.0, 86.0) * size,
             -rng.uniform(0.4, 0.65) * front,
             -rng.uniform(0.0, 0.26) * half_width,
         ),
@@ -249,24 +249,27 @@ def _paint_vessels(canvas: Canvas, person: Habitus, regions: Regions, rng: Gener
     for s in np.arange(-288.0, person.dome + 30.0, 5.0):
         level = float(s)
         p = person.spine_at(level) - 21.0 * person.scale - artery
-        spread = max(0.0, fork - level) * 0.42
-        shrink = 0.7 if level < fork else 1.0
-        for side in (-1.0, 1.0) if level < fork else (1.0,):
-            wall: Triple = (level, p + 0.5 * spread, bend + side * min(spread, 62.0))
-            canvas.paint(canvas.blob(wall, (5.0, shrink * artery, shrink * artery)), Tissue.ARTERY, regions.cavity)
-            if rng.random() < 0.06:
-                speck: Triple = (level, wall[1] + shrink * artery, wall[2])
-                canvas.paint(canvas.blob(speck, (4.0, 3.0, 5.0)), Tissue.CALCIFICATION, regions.cavity)
-            cava: Triple = (
-                level,
-                p + 6.0 + 0.5 * spread,
-                side * min(spread, 62.0) + (-23.0 if level >= fork else -6.0),
-            )
-            if level >= fork:
-                cava = (level, p + 4.0 - 0.12 * max(0.0, level - person.dome + 90.0), -23.0)
+        if level >= fork:
+            _paint_artery(canvas, (level, p, bend), artery, regions, rng)
+            cava: Triple = (level, p + 4.0 - 0.12 * max(0.0, level - person.dome + 90.0), -23.0)
             canvas.paint(canvas.blob(cava, (5.0, 0.75 * vein, vein)), Tissue.VEIN, regions.cavity)
+            continue
+        spread = 0.42 * (fork - level)
+        for side in (-1.0, 1.0):
+            apart = side * min(spread, 62.0)
+            _paint_artery(canvas, (level, p + 0.5 * spread, bend + apart), 0.7 * artery, regions, rng)
+            iliac_vein: Triple = (level, p + 6.0 + 0.5 * spread, apart - 6.0)
+            canvas.paint(canvas.blob(iliac_vein, (5.0, 0.75 * vein, vein)), Tissue.VEIN, regions.cavity)
     _paint_portal_vein(canvas, person, regions)
     _paint_mesenteric_vessels(canvas, person, regions, rng)
+
+
+def _paint_artery(canvas: Canvas, centre: Triple, radius: float, regions: Regions, rng: Generator) -> None:
+    """Paint a piece of an artery that runs from above down, now and then with calcium in its back wall."""
+    canvas.paint(canvas.blob(centre, (5.0, radius, radius)), Tissue.ARTERY, regions.cavity)
+    if rng.random() < 0.06:
+        speck: Triple = (centre[0], centre[1] + radius, centre[2])
+        canvas.paint(canvas.blob(speck, (4.0, 3.0, 5.0)), Tissue.CALCIFICATION, regions.cavity)
 
 
 def _paint_portal_vein(canvas: Canvas, person: Habitus, regions: Regions) -> None:

@@ -170,7 +170,8 @@ def add_noise(image: Volume, scanner: Scanner, spacing_mm: Triple, rng: Generato
         grain = (0.0, scanner.noise_grain_mm / spacing_mm[1], scanner.noise_grain_mm / spacing_mm[2])
         noise = cast(Volume, ndimage.gaussian_filter(noise, grain, mode="nearest", truncate=2.5))
         noise *= np.float32(1.0 / (float(noise.std()) + 1e-6))
-    image = image + np.float32(scanner.noise_hu) * noise
+    noise *= np.float32(scanner.noise_hu)
+    image = image + noise
     if scanner.streaks_hu > 0.0:
         white = rng.standard_normal(image.shape, np.float32)
         along_rows = ndimage.gaussian_filter1d(white, 30.0 / spacing_mm[2], axis=2, mode="nearest", truncate=2.0)

@@ -1,5 +1,7 @@
 """Spine, ribs, sternum, shoulder blades and pelvis."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.random import Generator
 
@@ -62,35 +64,42 @@ def paint_back_muscles(canvas: Canvas, person: Habitus, regions: Regions, rng: G
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Rib:
+    """One rib: from its vertebra round to the front, on the right (-1) or the left (1)."""
+
+    side: float
+    level: float  # superior coordinate at the spine
+    drop: float  # how far below that its front end would lie at full length
+    length: float  # 1 reaches the breastbone
+    thickness: float
+
+
 def _paint_ribs(canvas: Canvas, person: Habitus, levels: list[float], rng: Generator) -> None:
     """Paint ribs as tubes in the chest wall that descend towards the front and end in cartilage."""
     drop = rng.uniform(35.0, 85.0) * person.scale
     thickness = rng.uniform(3.6, 5.0)
     lowest_rib = person.dome - rng.uniform(85.0, 115.0) * person.scale
     for level in (level for level in levels if level > lowest_rib):
-        above = float(np.clip((level - person.dome) / person.lung_height, 0.0, 0.97))
-        taper = (1.0 - above**2.6) ** (1.0 / 2.6)
         length = float(np.clip((level - lowest_rib) / 55.0 + 0.35, 0.35, 1.0))
         for side in (-1.0, 1.0):
-            _paint_rib(canvas, person, (level, taper, drop, side), length, thickness)
+            _paint_rib(canvas, person, _Rib(side, level, drop, length, thickness))
 
 
-def _paint_rib(
-    canvas: Canvas, person: Habitus, course: tuple[float, float, float, float], length: float, thickness: float
-) -> None:
-    """Paint one rib along its course (level mm, taper, drop mm, side): bone, marrow, then cartilage in front."""
-    level, taper, drop, side = course
+def _paint_rib(canvas: Canvas, person: Habitus, rib: _Rib) -> None:
+    """Paint one rib: bone with a softer core, then cartilage in front."""
+    taper, thickness = person.taper_at(rib.level), rib.thickness
     half_width = (person.cavity_half_width + 0.5 * person.wall_side) * taper
     front = (person.cavity_front + 0.5 * person.wall_front) * taper
     back = (person.cavity_back + 0.35 * person.wall_back) * taper
     angles = np.linspace(np.pi / 2 - 0.30, -np.pi / 2 + 0.22, 64)
     for share, angle in zip(np.linspace(0.0, 1.0, angles.size), angles, strict=True):
-        if share > length:
+        if share > rib.length:
             return
         depth = back if angle > 0 else front
         p = float(np.sign(np.sin(angle)) * np.abs(np.sin(angle)) ** 0.9 * depth)
-        left = float(side * np.abs(np.cos(angle)) ** 0.9 * half_width)
-        s = level - drop * float(share) ** 1.2
+        left = float(rib.side * np.abs(np.cos(angle)) ** 0.9 * half_width)
+        s = rib.level - rib.drop * float(share) ** 1.2
         cartilage = share > 0.78
         shell = Tissue.CARTILAGE if cartilage else Tissue.CORTICAL_BONE
         canvas.paint(canvas.blob((s, p, left), (1.35 * thickness, thickness, thickness)), shell)
@@ -104,8 +113,7 @@ def _paint_sternum(canvas: Canvas, person: Habitus, regions: Regions, rng: Gener
     front = -(person.cavity_front + 0.4 * person.wall_front)
     bottom, top = person.dome - rng.uniform(0.0, 35.0), person.dome + 0.82 * person.lung_height
     for s in np.arange(bottom, top, 6.0):
-        above = float(np.clip((s - person.dome) / person.lung_height, 0.0, 0.97))
-        p = front * (1.0 - above**2.6) ** (1.0 / 2.6)
+        p = front * person.taper_at(float(s))
         canvas.paint(canvas.blob((float(s), p, 0.0), (6.0, 5.5, 17.0), power=3), Tissue.CORTICAL_BONE, regions.inner)
         canvas.paint(canvas.blob((float(s), p, 0.0), (5.0, 3.2, 14.5), power=3), Tissue.TRABECULAR_BONE, regions.inner)
     for side in (-1.0, 1.0):

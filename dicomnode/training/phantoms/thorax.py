@@ -38,18 +38,16 @@ def _paint_lung(canvas: Canvas, person: Habitus, lung: Mask, side: int, rng: Gen
         for share in np.linspace(0.05, 1.0, 16):
             radius = float(4.6 * (1.0 - 0.7 * share))
             point = hilum + share * heading
-            canvas.paint(
-                canvas.blob((float(point[0]), float(point[1]), float(point[2])), (radius, radius, radius)), vessel, lung
-            )
+            canvas.paint(canvas.ball((float(point[0]), float(point[1]), float(point[2])), radius), vessel, lung)
     if rng.random() < 0.10:
-        level = person.cavity_back - rng.uniform(5.0, 60.0) - 0.35 * (canvas.superior - person.dome)
+        level = person.cavity_back - rng.uniform(5.0, 60.0) + 0.35 * (canvas.superior - person.dome)
         canvas.tissues[lung & (canvas.posterior > level)] = Tissue.EFFUSION
 
 
 def _paint_heart(canvas: Canvas, person: Habitus, regions: Regions, rng: Generator) -> None:
     """Paint the heart in its fat, muscle around two pools of blood, its tip to the patient's left front."""
     size = rng.uniform(0.85, 1.2) * person.scale
-    centre: Triple = (person.dome + rng.uniform(14.0, 34.0), -0.36 * person.cavity_front, rng.uniform(12.0, 30.0))
+    centre: Triple = (person.dome + rng.uniform(2.0, 30.0), -0.36 * person.cavity_front, rng.uniform(12.0, 30.0))
     turn = (rng.uniform(20.0, 50.0), rng.uniform(-10.0, 15.0), rng.uniform(-20.0, 10.0))
     within = regions.chest
     canvas.paint(canvas.blob(centre, (50.0 * size, 50.0 * size, 58.0 * size), turn), Tissue.FAT, within)

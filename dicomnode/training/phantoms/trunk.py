@@ -11,6 +11,8 @@ from dicomnode.training.phantoms.tissue import Tissue
 
 Floats = NDArray[np.float32] | NDArray[np.float64]
 
+_CHEST_POWER = 2.6  # of the superellipse that the chest follows towards its apex
+
 
 @dataclass(frozen=True, slots=True)
 class Habitus:
@@ -37,6 +39,11 @@ class Habitus:
     def spine_at(self, s_mm: float) -> float:
         """Give the posterior coordinate of the vertebral body's centre at a superior coordinate."""
         return self.spine_p + self.lordosis * float(np.cos((s_mm - self.dome - 60.0) / 95.0))
+
+    def taper_at(self, s_mm: float) -> float:
+        """Give how much narrower the chest is at a superior coordinate than at the diaphragm, as a fraction."""
+        above = float(np.clip((s_mm - self.dome) / self.lung_height, 0.0, 0.97))
+        return (1.0 - above**_CHEST_POWER) ** (1.0 / _CHEST_POWER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +108,7 @@ def paint_body_wall(canvas: Canvas, person: Habitus, rng: Generator) -> Regions:
         power,
     )
     above_dome = np.clip((s - person.dome) / person.lung_height, 0.0, 1.0)
-    taper = (1.0 - above_dome**2.6) ** (1.0 / 2.6)
+    taper = (1.0 - above_dome**_CHEST_POWER) ** (1.0 / _CHEST_POWER)
     cavity = _outline(canvas, side * taper, front * taper, person.cavity_back * taper, rng.uniform(2.1, 2.7))
     canvas.tissues[body] = Tissue.FAT
     canvas.tissues[muscle] = Tissue.MUSCLE

@@ -1,0 +1,177 @@
+"""Networks of the table, input channels, islands, probabilities, memory and devices."""
+
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from dicomnode.errors import ModelError, NodeError, Unavailable
+from dicomnode.inference import Engine, Precision
+from dicomnode.inference.channels import build_channels
+from dicomnode.inference.components import keep_largest_components
+from dicomnode.inference.device import choose_precision, choose_threads, errors_of_the_device
+from dicomnode.inference.memory import forward_bytes
+from dicomnode.inference.networks import NETWORKS
+from dicomnode.inference.probabilities import softmax_in_place
+from dicomnode.inference.runners import RUNNERS
+from dicomnode.models.manifest import Input, Network
+
+SMALL_NETWORKS: dict[str, dict[str, object]] = {
+    "AttentionUnet": {"spatial_dims": 3, "channels": [4, 8], "strides": [2]},
+    "BasicUNet": {"features": [4, 4, 8, 8, 16, 4]},
+    "DynUNet": {
+        "spatial_dims": 3,
+        "kernel_size": [3, 3, 3],
+        "strides": [1, 2, 2],
+        "upsample_kernel_size": [2, 2],
+        "filters": [4, 8, 16],
+    },
+    "SegResNet": {"init_filters": 8},
+    "UNet": {"spatial_dims": 3, "channels": [4, 8], "strides": [2]},
+    "VNet": {},
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_of_the_table_builds_from_plain_arguments_and_keeps_the_shape(name: str) -> None:
+    network = NETWORKS[name](**SMALL_NETWORKS[name], in_channels=1, out_channels=3).eval()
+    with torch.inference_mode():
+        assert network(torch.zeros(1, 1, 32, 48, 32)).shape == (1, 3, 32, 48, 32)
+    assert forward_bytes(network, 1, (32, 48, 32)) > 0
+
+
+def test_every_architecture_that_a_manifest_may_name_has_its_runner() -> None:
+    assert set(get_args(Network.model_fields["architecture"].annotation)) == set(RUNNERS)
+
+
+def declared(pad_value: int | str, *channels: tuple[tuple[float, float], tuple[float, float]]) -> Input:
+    tables = [{"clip": clip, "to": to} for clip, to in channels]
+    table = {"modalities": ["CT"], "orientation": "SPL", "spacing_mm": [1, 1, 1], "channels": tables}
+    return Input.model_validate({**table, "pad_value": pad_value})
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.float32])
+def test_channels_are_clipped_and_mapped_linearly_and_padded_at_the_far_ends(dtype: type) -> None:
+    voxels = np.array([-2000, -1000, 0, 500, 3000], dtype).reshape(1, 1, 5)
+    wide, soft = ((-1000.0, 1000.0), (-2.0, 2.0)), ((0.0, 500.0), (1.0, 0.0))
+    channels = build_channels(voxels, declared(-1024, wide, soft), (1, 2, 6))
+    assert channels.dtype == np.float32
+    np.testing.assert_allclose(channels[0], [[[-2, -2, 0, 1, 2, -2], [-2] * 6]], atol=1e-6)
+    np.testing.assert_allclose(channels[1], [[[1, 1, 1, 0, 0, 1], [1] * 6]], atol=1e-6)
+
+
+def test_padding_may_repeat_the_edge() -> None:
+    voxels = np.array([100, 200], np.int16).reshape(1, 1, 2)
+    channels = build_channels(voxels, declared("edge", ((0.0, 1000.0), (0.0, 1.0))), (2, 1, 4))
+    np.testing.assert_allclose(channels[0], [[[0.1, 0.2, 0.2, 0.2]], [[0.1, 0.2, 0.2, 0.2]]], atol=1e-6)
+
+
+@pytest.mark.parametrize("classes", [2, 9, 300])
+def test_probabilities_sum_to_one_and_the_winner_is_the_argmax(classes: int) -> None:
+    logits = torch.randn(classes, 4, 6, 7, generator=torch.Generator().manual_seed(0))
+    logits[:, 0, 0, 0] = 1.0  # of equals the first wins
+    expected = torch.softmax(logits, 0)[:, :3, :6, :5].numpy()
+    probabilities, winners = softmax_in_place(logits, (3, 6, 5))
+    np.testing.assert_allclose(probabilities, expected, atol=1e-6)
+    np.testing.assert_array_equal(winners, expected.argmax(0))
+    assert winners.dtype == (np.uint8 if classes < 256 else np.uint16)
+
+
+def of_labels(labels: NDArray[np.uint8], classes: int, sure: float = 0.8) -> NDArray[np.float32]:
+    """Probabilities where the labelled class has `sure` and class 0 (or 1 beside it) most of the rest."""
+    probabilities = np.full((classes, *labels.shape), 0.01, np.float32)
+    np.put_along_axis(probabilities, labels[None].astype(np.intp), sure, 0)
+    probabilities[0] += 1 - probabilities.sum(0)
+    return probabilities
+
+
+def count_components(mask: NDArray[np.bool_]) -> int:
+    """How many pieces a mask is in."""
+    return int(ndimage.label(mask, output=np.empty(mask.shape, np.int32)))  # pyright: ignore[reportArgumentType]
+
+
+def test_only_the_largest_components_stay_and_the_runner_up_takes_the_others() -> None:
+    labels = np.zeros((6, 20, 20), np.uint8)
+    labels[1:4, 2:8, 2:8] = labels[1:3, 12:16, 12:16] = labels[5, 18, 18] = 2
+    labels[0, :2, :2] = 1
+    probabilities = of_labels(labels, 3)
+    for kept in (2, 1):
+        keep_largest_components(probabilities, labels, {2: kept})
+        assert count_components(labels == 2) == kept
+    assert (labels[1:4, 2:8, 2:8] == 2).all()
+    assert (labels[0, :2, :2] == 1).all()
+    np.testing.assert_allclose(probabilities.sum(0), 1, atol=1e-5)
+    np.testing.assert_array_equal(probabilities.argmax(0), labels)
+
+
+def test_an_island_that_goes_to_another_limited_structure_is_looked_at_there_too() -> None:
+    labels = np.zeros((4, 20, 20), np.uint8)
+    labels[:, 2:6, 2:6], labels[:, 12:16, 2:6] = 1, 2
+    labels[1:3, 4:6, 16:18] = 2  # an island of 2 whose runner-up is 1, where it would be an island again
+    probabilities = of_labels(labels, 3, 0.6)
+    probabilities[:, 1:3, 4:6, 16:18] = np.array([0.1, 0.3, 0.6]).reshape(3, 1, 1, 1)
+    keep_largest_components(probabilities, labels, {1: 1, 2: 1})
+    assert (labels[1:3, 4:6, 16:18] == 0).all()
+    assert ((labels == 1).sum(), (labels == 2).sum()) == (64, 64)
+
+
+def test_where_nothing_else_was_probable_background_wins() -> None:
+    labels = np.zeros((1, 1, 5), np.uint8)
+    labels[0, 0, [0, 1, 4]] = 1
+    probabilities = np.stack([labels == 0, labels == 1]).astype(np.float32)
+    keep_largest_components(probabilities, labels, {1: 1})
+    np.testing.assert_array_equal(labels, [[[1, 1, 0, 0, 0]]])
+    np.testing.assert_array_equal(probabilities.sum(0), 1)
+
+
+def test_a_structure_that_is_absent_needs_no_components() -> None:
+    labels = np.zeros((2, 3, 4), np.uint8)
+    keep_largest_components(of_labels(labels, 3), labels, {1: 1, 2: 2})
+    assert not labels.any()
+
+
+def test_the_memory_of_a_forward_grows_with_the_volume() -> None:
+    network = NETWORKS["UNet"](**SMALL_NETWORKS["UNet"], in_channels=1, out_channels=3)
+    assert forward_bytes(network, 1, (64, 64, 64)) == 8 * forward_bytes(network, 1, (32, 32, 32))
+
+
+def raised_while(error: BaseException) -> NodeError:
+    with pytest.raises(NodeError) as caught, errors_of_the_device("segmentation"):
+        raise error
+    return caught.value
+
+
+def test_memory_that_is_not_there_now_is_worth_another_try_and_nothing_else_is() -> None:
+    for error in (torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), torch.AcceleratorError("CUDA error")):
+        assert isinstance(raised_while(error), Unavailable)
+    with pytest.raises(Unavailable, match="more memory than is free"), errors_of_the_device("segmentation"):
+        torch.empty(1 << 55)
+    with (
+        pytest.raises(ModelError, match=r"segmentation failed: .*size of tensor"),
+        errors_of_the_device("segmentation"),
+    ):
+        torch.add(torch.zeros(2), torch.zeros(3))
+
+
+def test_errors_of_ours_pass_untouched() -> None:
+    error = ModelError("as it was")
+    assert raised_while(error) is error
+
+
+def test_half_precision_on_this_cpu_was_tried_before_it_is_chosen() -> None:
+    supported = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # pyright: ignore[reportPrivateUsage]
+    assert choose_precision(torch.device("cpu")) == (Precision.BF16 if supported else Precision.FP32)
+
+
+def test_at_least_one_thread_is_used() -> None:
+    assert choose_threads(0) >= 1
+    assert choose_threads(3) == 3
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this host has a CUDA device")
+def test_a_cuda_device_that_is_not_there_is_said_to_be_missing() -> None:
+    with pytest.raises(Unavailable, match="expected a CUDA device, found none"):
+        Engine("cuda")
