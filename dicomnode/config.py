@@ -136,8 +136,8 @@ class Completion(_Table):
 class Retention(_Table):
     """How long things stay in the spool."""
 
-    received_days: Annotated[float, Field(gt=0)] = 14.0  # instances of finished series
-    results_days: Annotated[float, Field(gt=0)] = 30.0  # results that reached their last rung
+    received_days: Annotated[float, Field(gt=0)] = 14.0  # instances, from the completion of their series
+    results_days: Annotated[float, Field(gt=0)] = 30.0  # results that reached their goal everywhere
 
 
 class Config(_Table):

@@ -19,7 +19,7 @@ def chaos_liver_case() -> Case:
     slices = sorted(headers.items(), key=lambda entry: float(entry[1].ImagePositionPatient[2]))
     geometry = _geometry([header for _, header in slices])
     sources = tuple(SliceSource(str(header.SOPInstanceUID), str(header.SOPClassUID)) for _, header in slices)
-    mask = nibabel.load(folder / "liver_label.nii.gz")  # pyright: ignore[reportPrivateImportUsage]
+    mask = nibabel.Nifti1Image.from_filename(folder / "liver_label.nii.gz")
     labels = _on_grid(np.asarray(mask.dataobj), np.asarray(mask.affine), geometry)
     labels[(labels == 0) & _in_slab(geometry)] = 1
     files: dict[str, Path] = {str(header.SOPInstanceUID): path for path, header in slices}

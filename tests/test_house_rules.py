@@ -236,11 +236,12 @@ def test_a_heavy_library_that_is_loaded_is_noticed():
     assert "scipy" in loaded_by("import scipy")
 
 
-@pytest.mark.parametrize(
-    "module", ["receive", "ledger", "routing", "audit", "destinations", "config", "work", "pipeline", "supervisor"]
-)
-def test_a_role_without_voxels_loads_no_library_for_them(module: str):
-    assert loaded_by(f"import dicomnode.{module}") == set()
+def test_the_listener_loads_no_library_for_voxels():
+    assert loaded_by("import dicomnode.listening") == set()
+
+
+def test_the_deliverer_and_what_people_ask_a_node_load_no_library_for_voxels():
+    assert loaded_by("import dicomnode.steps.delivering, dicomnode.inquiries, dicomnode.supervisor") == set()
 
 
 def test_the_command_line_answers_without_loading_what_computes():
@@ -262,6 +263,24 @@ def test_the_plan_of_the_house_names_every_room():
     rooms = {f"{p.name}/" for p in entries if (p / "__init__.py").exists()}
     rooms |= {p.name for p in (REPOSITORY / "dicomnode").glob("*.py") if not p.name.startswith("__")}
     assert sorted(room for room in rooms if room not in plan) == []
+
+
+def dead_links(page: str, text: str) -> list[str]:
+    targets = [t.partition("#")[0] for t in re.findall(r"\]\(([^)]+)\)", text) if not re.match(r"\w+:", t)]
+    folder = (REPOSITORY / page).parent
+    return [f"{page}: {target}" for target in targets if target and not (folder / target).exists()]
+
+
+def test_every_link_in_the_documents_leads_somewhere():
+    pages = ["README.md", *(p.relative_to(REPOSITORY).as_posix() for p in (REPOSITORY / "docs").glob("*.md"))]
+    assert len(pages) >= 5
+    assert [link for page in pages for link in dead_links(page, read(page))] == []
+
+
+def test_a_dead_link_is_noticed():
+    assert dead_links("docs/x.md", "[a](nowhere.md) [b](../README.md#top) [c](https://example.org)") == [
+        "docs/x.md: nowhere.md"
+    ]
 
 
 def test_the_conformance_statement_names_every_service_and_transfer_syntax_that_is_accepted():

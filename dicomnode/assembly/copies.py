@@ -7,7 +7,7 @@ from io import BufferedReader
 import numpy as np
 
 from dicomnode.assembly.headers import InstanceHeader, SliceHeader
-from dicomnode.assembly.layout import Extent, opened
+from dicomnode.assembly.layout import Extent, named_if_unavailable
 from dicomnode.assembly.policies import VerdictBook
 from dicomnode.assembly.stacking import SAME_POSITION_MM, Vector
 from dicomnode.imaging import Finding
@@ -70,7 +70,8 @@ def _same_dataset(first: InstanceHeader, second: InstanceHeader) -> bool:
 
 def _digest_from(header: InstanceHeader) -> str:
     digest = hashlib.sha256()
-    with opened(header.instance.path) as file:
+    path = header.instance.path
+    with named_if_unavailable(path), path.open("rb") as file:
         file.seek(header.dataset_offset)
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
@@ -88,7 +89,8 @@ def _same_slice(first: SliceHeader, second: SliceHeader) -> bool:
 
 def _pixel_bytes(header: SliceHeader) -> bytes:
     frame = (header.frame_number or 1) - 1
-    with opened(header.instance.path) as file:
+    path = header.instance.path
+    with named_if_unavailable(path), path.open("rb") as file:
         return b"".join(_read_extent(file, extent) for extent in header.layout.extents(frame))
 
 

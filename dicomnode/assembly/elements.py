@@ -1,7 +1,8 @@
 """Single attributes of a data set as floats, integers and text, whatever a scanner wrote into them.
 
 Values are taken from the raw bytes: real decimal strings are longer than PS3.5 6.2 allows, or read
-`008.000000E+00`, and pydicom would warn about each of them in each of thousands of slices.
+`008.000000E+00`, and pydicom would warn about each of them in each of thousands of slices. A warning about a
+damaged value would also quote the bytes beside it, which may be the patient's name.
 """
 
 from collections.abc import Sequence
@@ -47,6 +48,13 @@ class Elements:
         if isinstance(value, bytes):
             return int.from_bytes(value[:2], "little" if self._little_endian else "big") if len(value) >= 2 else None
         return int(str(value)) & 0xFFFF if isinstance(value, int) else None
+
+    def long(self, keyword: str) -> int:
+        """The first value of a UL attribute, 0 where it is absent."""
+        value = self._value(keyword)
+        if isinstance(value, bytes):
+            return int.from_bytes(value[:4], "little" if self._little_endian else "big")
+        return value if isinstance(value, int) else 0
 
     def items(self, keyword: str) -> tuple["Elements", ...]:
         """The items of a sequence, none where it is absent."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydicom import dcmread
 
+from dicomnode.assembly.elements import Elements
 from dicomnode.assembly.headers import HeaderProblem, problems_named, read_supported_syntax
 from dicomnode.errors import Unavailable
 from dicomnode.imaging import Finding, Instance, Series, is_acceptable_uid
@@ -56,8 +57,8 @@ def read_instance(path: Path) -> Instance:
     """
     with problems_named(path):
         syntax = read_supported_syntax(path)
-        dataset = dcmread(path, stop_before_pixels=True, specific_tags=_UIDS)
-        uids = {keyword: str(dataset.get(keyword, "") or "") for keyword in _UIDS}
+        elements = Elements(dcmread(path, stop_before_pixels=True, specific_tags=_UIDS))
+        uids = {keyword: elements.text(keyword) for keyword in _UIDS}
         for keyword in _UIDS[1:]:
             if not is_acceptable_uid(uids[keyword]):
                 sentence = f"expected a valid {keyword} in the file, found {uids[keyword][:64] or 'none'}"

@@ -14,13 +14,18 @@ from pathlib import Path
 from pydicom import dcmread
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import FileDataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID
 
 from dicomnode.assembly.elements import Elements
-from dicomnode.assembly.layout import EXPLICIT_BIG_ENDIAN, SUPPORTED_SYNTAXES, PixelLayout, locate_pixels, opened
-from dicomnode.errors import Unavailable
+from dicomnode.assembly.layout import (
+    EXPLICIT_BIG_ENDIAN,
+    SUPPORTED_SYNTAXES,
+    PixelLayout,
+    locate_pixels,
+    named_if_unavailable,
+)
 from dicomnode.imaging import Finding, Instance, SliceSource
 
 Vector = tuple[float, float, float]
@@ -40,7 +45,7 @@ _TAGS = [tag for tag in map(tag_for_keyword, _KEYWORDS) if tag is not None]
 # What pydicom raises on damaged data sets (found by flipping bytes in real files); none of it is promised.
 _DAMAGE = (
     *(EOFError, struct.error, ValueError, KeyError, IndexError, TypeError, AttributeError),
-    *(NotImplementedError, OverflowError, RecursionError, AssertionError, MemoryError),
+    *(NotImplementedError, OverflowError, RecursionError, AssertionError, MemoryError, OSError, BytesLengthException),
 )
 
 
@@ -119,7 +124,7 @@ def read_header(instance: Instance) -> InstanceHeader:
     """
     with problems_named(instance.path):
         syntax = read_supported_syntax(instance.path)
-        with opened(instance.path) as file:
+        with instance.path.open("rb") as file:
             dataset = dcmread(file, stop_before_pixels=True, specific_tags=_TAGS)
             return _header(instance, dataset, file, syntax)
 
@@ -133,12 +138,11 @@ def problems_named(path: Path) -> Generator[None]:
         Unavailable: the file cannot be opened now.
     """
     try:
-        yield
+        with named_if_unavailable(path):
+            yield
     except InvalidDicomError as error:
         sentence = "expected a DICOM file (PS3.10), found no 'DICM' at byte 128"
         raise HeaderProblem(Finding.NOT_DICOM, sentence) from error
-    except OSError as error:
-        raise Unavailable(f"{path}: cannot be read ({error.strerror})") from error
     except _DAMAGE as error:
         sentence = f"expected a readable header, found damage: {type(error).__name__}"
         raise HeaderProblem(Finding.UNREADABLE_HEADER, sentence) from error
@@ -152,7 +156,7 @@ def read_supported_syntax(path: Path) -> str:
     Raises:
         HeaderProblem: it is missing, or not one that is read.
     """
-    syntax = str(read_file_meta_info(path).get("TransferSyntaxUID", ""))
+    syntax = Elements(read_file_meta_info(path)).text("TransferSyntaxUID")
     if not syntax:
         raise HeaderProblem(Finding.UNREADABLE_HEADER, "expected a Transfer Syntax UID in the file, found none")
     if syntax not in SUPPORTED_SYNTAXES:
@@ -191,8 +195,8 @@ def _check_is_indexed_one(instance: Instance, elements: Elements) -> None:
 
 
 def _dataset_offset(dataset: FileDataset) -> int:
-    group_length = dataset.file_meta.get("FileMetaInformationGroupLength", 0)
-    return 132 + 12 + int(group_length)  # preamble and prefix, the group length element itself (PS3.10 7.1)
+    group_length = Elements(dataset.file_meta).long("FileMetaInformationGroupLength")
+    return 132 + 12 + group_length  # preamble and prefix, the group length element itself (PS3.10 7.1)
 
 
 def _patient_digest(elements: Elements) -> str:

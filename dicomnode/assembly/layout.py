@@ -83,16 +83,17 @@ class PixelLayout:
 
 
 @contextmanager
-def opened(path: Path) -> Generator[BufferedReader]:
-    """A file of the node, open for reading.
+def named_if_unavailable(path: Path) -> Generator[None]:
+    """Translate what the file system refuses; pydicom's own OSError about damage passes, asking again is no use.
 
     Raises:
-        Unavailable: it cannot be opened or read now.
+        Unavailable: the file cannot be opened or read now.
     """
     try:
-        with path.open("rb") as file:
-            yield file
+        yield
     except OSError as error:
+        if error.errno is None:
+            raise
         raise Unavailable(f"{path}: cannot be read ({error.strerror})") from error
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from dicomnode.assembly.decode_pool import CodedSlice, decode_slices
 from dicomnode.assembly.gate import Inspection
 from dicomnode.assembly.headers import Rescale, SliceHeader
-from dicomnode.assembly.layout import NATIVE, PixelLayout, opened
+from dicomnode.assembly.layout import NATIVE, PixelLayout, named_if_unavailable
 from dicomnode.errors import Unavailable, UnusableSeries
 from dicomnode.imaging import Finding, Policy, Verdict, Volume
 from dicomnode.imaging.volume import Voxels
@@ -89,7 +89,8 @@ def _read_plane(header: SliceHeader, plane: Words) -> None:
     layout = header.layout
     target: Words | NDArray[np.uint8] = plane if layout.bits_allocated == 16 else np.empty(plane.shape, np.uint8)
     (start, length) = layout.extents((header.frame_number or 1) - 1)[0]
-    with opened(header.instance.path) as file:
+    path = header.instance.path
+    with named_if_unavailable(path), path.open("rb") as file:
         file.seek(start)
         found = file.readinto(target.data.cast("B"))
     if found != length:  # the gate has seen them all: the file was cut since

@@ -1,6 +1,5 @@
 """A folder as destination: `<path>/<study UID>/<series UID>/<SOP instance UID>.dcm`, each file whole or absent."""
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,15 +58,16 @@ class Folder:
         study, series, instance = names
         target = self.path / study / series / f"{instance}.dcm"
         try:
-            replaced = target.exists()
             content = source.read_bytes()
-            if not replaced or _sha256(target.read_bytes()) != _sha256(content):
+            before = target.read_bytes() if target.exists() else None
+            if before != content:
                 write_atomically(target, content)
-            if _sha256(target.read_bytes()) != _sha256(content):
+            if target.read_bytes() != content:
                 raise Unavailable(f"{target}: what was read back is not what was written")
         except OSError as error:
             raise Unavailable(f"{target}: cannot be written ({error.strerror})") from error
-        return Stored(instance, Outcome.STORED, None, "replaced" if replaced else "stored")
+        sentence = "stored" if before is None else "was there already" if before == content else "replaced"
+        return Stored(instance, Outcome.STORED, None, sentence)
 
 
 def write_atomically(target: Path, content: bytes) -> None:
@@ -106,7 +106,3 @@ def _names(source: Path) -> tuple[str, str, str]:
         if not is_acceptable_uid(uid):
             raise DestinationRefused(f"{source.name}: expected UIDs of digits and dots, found {uid[:80]!r}")
     return uids[0], uids[1], uids[2]
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

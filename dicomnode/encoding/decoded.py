@@ -34,6 +34,7 @@ class DecodedFrame:
     source_class_uid: str
     source_uid: str
     source_frame: int | None
+    pixels_match_source: bool  # Spatial Locations Preserved
     dimension_indices: tuple[int, ...]
     position_mm: tuple[float, ...]  # LPS
     groups: Dataset  # its own functional groups
@@ -103,6 +104,7 @@ def _frame(item: Dataset) -> DecodedFrame:
         source_class_uid=str(source.ReferencedSOPClassUID),
         source_uid=str(source.ReferencedSOPInstanceUID),
         source_frame=None if frame_number is None else int(frame_number),
+        pixels_match_source=source.get("SpatialLocationsPreserved") == "YES",
         dimension_indices=tuple(int(v) for v in item.FrameContentSequence[0].DimensionIndexValues),
         position_mm=tuple(float(v) for v in item.PlanePositionSequence[0].ImagePositionPatient),
         groups=item,

@@ -55,6 +55,8 @@ def _placement_differences(index: int, frame: DecodedFrame, plane: SourcePlane) 
     if frame.source != (plane.sop_class_uid, plane.sop_instance_uid, plane.frame_number):
         sentence = f"expected frame {index + 1} to refer to the source slice it lies on, found another"
         yield Difference(Reason.FRAME_REFERENCE, sentence)
+    if not frame.pixels_match_source:
+        yield Difference(Reason.FRAME_REFERENCE, f"expected Spatial Locations Preserved YES in frame {index + 1}")
     if "PlaneOrientationSequence" in frame.groups:
         yield from orientation_differences(frame.groups.PlaneOrientationSequence[0], plane)
     if "PixelMeasuresSequence" in frame.groups:

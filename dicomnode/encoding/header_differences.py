@@ -47,15 +47,27 @@ def _format_differences(header: Dataset) -> Iterator[Difference]:
         "Modality": "SEG",
         "SegmentationType": "BINARY",
         "BitsAllocated": 1,
+        "BitsStored": 1,
+        "HighBit": 0,
+        "PixelRepresentation": 0,
         "SamplesPerPixel": 1,
         "PhotometricInterpretation": "MONOCHROME2",
     }
+    _parse_all(header)
     for keyword, value in wanted.items():
         if header.get(keyword) != value:
             yield Difference(Reason.FORMAT, f"expected {keyword} {value}, found {header.get(keyword, 'none')}")
     syntax = header.file_meta.TransferSyntaxUID
     if syntax != ExplicitVRLittleEndian:
         yield Difference(Reason.FORMAT, f"expected Explicit VR Little Endian, found transfer syntax {syntax}")
+
+
+def _parse_all(dataset: Dataset) -> None:
+    """Have pydicom convert every value but the frames' groups, which `frame_differences` reads; it raises at damage."""
+    for element in dataset:
+        if element.VR == "SQ" and element.keyword != "PerFrameFunctionalGroupsSequence":
+            for item in element.value:
+                _parse_all(item)
 
 
 def _uid_differences(header: Dataset, expected: Expectation) -> Iterator[Difference]:

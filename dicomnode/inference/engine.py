@@ -33,7 +33,7 @@ from dicomnode.inference.device import (
     errors_of_the_device,
     free_bytes,
 )
-from dicomnode.inference.memory import forward_bytes
+from dicomnode.inference.memory import forward_bytes_per_voxel
 from dicomnode.inference.probabilities import Labels as ClassLabels
 from dicomnode.inference.probabilities import softmax_in_place
 from dicomnode.inference.runners import RUNNERS
@@ -67,6 +67,7 @@ class _Warm:
 
     manifest: Manifest
     network: torch.nn.Module
+    bytes_per_voxel: float  # of one forward; 0 where the manifest says the window
 
 
 @dataclass(slots=True)
@@ -149,25 +150,29 @@ class Engine:
         """The package's network on the device; kept until others were used more recently."""
         key = f"{package.folder} {package.manifest.model_dump_json()}"
         if key not in self._warm:
-            network = RUNNERS[package.manifest.network.architecture](package).to(self.device)
             while len(self._warm) >= _WARM_NETWORKS:
                 self._warm.popitem(last=False)
-            self._warm[key] = _Warm(package.manifest, network)
+            self._warm[key] = self._load(package)
         self._warm.move_to_end(key)
         return self._warm[key]
 
+    def _load(self, package: ModelPackage) -> _Warm:
+        manifest = package.manifest
+        network = RUNNERS[manifest.network.architecture](package).to(self.device)
+        if manifest.inference.window != "whole":
+            return _Warm(manifest, network, 0.0)
+        with autocast(self.device, self.precision):
+            per_voxel = forward_bytes_per_voxel(network, manifest.network.in_channels, manifest.input.padding_multiple)
+        return _Warm(manifest, network, per_voxel)
+
     def _plan(self, warm: _Warm, shape: tuple[int, int, int]) -> WindowPlan:
-        declared, wanted = warm.manifest.input, warm.manifest.inference
+        wanted, multiple = warm.manifest.inference, warm.manifest.input.padding_multiple
         if wanted.window != "whole":
             return plan_windows(shape, wanted.window, wanted.overlap)
-        budget = int(_PART_OF_FREE * free_bytes(self.device))
+        budget = _PART_OF_FREE * free_bytes(self.device)
         if self.device.type == "cpu":
             budget = min(budget, _MOST_CPU_BYTES)
-
-        def fits(window: tuple[int, int, int]) -> bool:
-            return forward_bytes(warm.network, len(declared.channels), window) <= budget
-
-        return plan_whole(shape, declared.padding_multiple, wanted.overlap, fits)
+        return plan_whole(shape, multiple, wanted.overlap, int(budget / warm.bytes_per_voxel))
 
     def _logits(self, warm: _Warm, channels: torch.Tensor, plan: WindowPlan) -> torch.Tensor:
         with autocast(self.device, self.precision):

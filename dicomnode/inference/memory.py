@@ -1,28 +1,32 @@
 """How much memory a forward of a network takes, told before it is tried."""
 
-import copy
 import math
 
 import torch
 
 _BYTES = 4  # FP32, whatever the precision: half precision keeps some tensors in full
 _ALIVE = 4  # large tensors at one time: a layer's input and output, a reordered copy, a skip connection
+_PROBE_VOXELS = 64  # along each axis
 
 
-def forward_bytes(network: torch.nn.Module, channels: int, shape: tuple[int, int, int]) -> int:
-    """Roughly what one forward of `[1, channel, *shape]` allocates: the largest outputs of its layers at one time.
+def forward_bytes_per_voxel(network: torch.nn.Module, channels: int, multiple: int) -> float:
+    """Roughly what one forward allocates per voxel of its window: the largest outputs of its layers at one time.
 
-    Found by a forward without data on torch's "meta" device.
+    Found by the forward of a small window, `[1, channel, a0, a1, a2]`, of a size the network takes.
     """
+    side = multiple * -(-_PROBE_VOXELS // multiple)
+    shape = (side, side, side)
+    device = next(network.parameters()).device
     sizes = [channels * math.prod(shape)]
 
     def note(_module: torch.nn.Module, _inputs: object, output: object) -> None:
         if isinstance(output, torch.Tensor):
             sizes.append(output.numel())
 
-    ghost = copy.deepcopy(network).to("meta")
-    for layer in ghost.modules():
-        layer.register_forward_hook(note)
-    with torch.inference_mode():
-        ghost(torch.empty((1, channels, *shape), device="meta"))
-    return _BYTES * sum(sorted(sizes)[-_ALIVE:])
+    hooks = [layer.register_forward_hook(note) for layer in network.modules()]
+    try:
+        network(torch.zeros((1, channels, *shape), device=device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return _BYTES * sum(sorted(sizes)[-_ALIVE:]) / math.prod(shape)

@@ -43,14 +43,14 @@ class WindowPlan:
         return list(itertools.product(*whole))
 
 
-def plan_whole(shape: Shape, multiple: int, overlap: float, fits: Callable[[Shape], bool]) -> WindowPlan:
-    """One window that is the whole volume, padded to a multiple; windows as large as `fits` allows where it does not.
+def plan_whole(shape: Shape, multiple: int, overlap: float, most_voxels: int) -> WindowPlan:
+    """One window that is the whole volume, padded to a multiple; where that is more than `most_voxels`, windows that are not.
 
     Raises:
         Unavailable: not even small windows fit.
     """
     padded = window = _rounded_up(shape, multiple)
-    while not fits(window):
+    while math.prod(window) > most_voxels:
         longest = max(window)
         if longest <= max(_LEAST_WINDOW, multiple):
             raise Unavailable(f"a window of {window} voxels needs more memory than is free; wait, or free some")

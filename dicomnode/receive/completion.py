@@ -2,7 +2,8 @@
 
 DICOM has no "that was all". What comes closest, in this order: the peer's own count (C-FIND) equals ours; the
 association that brought the series was released and nothing followed; nothing has come for long. An abort, a lost
-connection and our own restart say nothing about completeness, so after them only a count or the long rest completes.
+connection, instances that we refused and our own restart say that something may be missing, so after them only a count
+or the long rest completes.
 Being wrong is cheap: a late instance opens the series again and makes its next version.
 
 Pure bookkeeping: time is an argument everywhere, and there is neither a clock nor a thread in here.
@@ -111,10 +112,12 @@ class CompletionTracker:
             for uid in end.series_instance_uids & self._waiting.keys():
                 series = self._waiting[uid]
                 series.open_associations.discard(end.association)
-                if end.outcome is Outcome.RELEASED:
-                    series.released_at = at
-                else:
+                if end.outcome is not Outcome.RELEASED:
                     series.broken_off = f"association {end.outcome}"
+                elif end.refused:
+                    series.broken_off = f"association released with {end.refused} instances refused"
+                else:
+                    series.released_at = at
 
     def reopen(self, known: Iterable[OpenSeries], at: datetime) -> None:
         """Take up series that the ledger knows as open, at a start or when closing one of them failed.

@@ -204,7 +204,7 @@ def _run(association: Association) -> tuple[Outcome, str, bytes]:
 def _bound_socket(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG, dualstack_ipv6=host == "::")
     except OSError as error:
         message = f"expected to listen on {host} port {port}, found: {error.strerror}; set [node] bind and port"
         raise ConfigError(message) from error

@@ -116,18 +116,19 @@ class Spool:
             self._durable_folders.add(folder)
 
     def walk(self, known: Collection[Path] = ()) -> Iterator[ReceivedInstance]:
-        """Read back every kept instance whose path (relative to the root) is not in `known`.
+        """Read back every kept instance whose path (relative to the root) is not in `known`; after `prepare`.
 
         The sender is not on disk: `calling_ae_title` is empty, and `received_at` is the file's time. A file that
         does not hold what its name promises is named in the log and left alone.
         """
-        for path in sorted(self._series.glob("*/*.dcm")):
-            if path.relative_to(self._root) in known:
-                continue
-            try:
-                yield self._read_back(path)
-            except (UnreadableDataSet, OSError) as error:
-                _log.error("file in the spool cannot be indexed", file=path.name, reason=str(error))
+        for folder in sorted(self._series.iterdir()):
+            for path in sorted(folder.glob("*.dcm")):
+                if path.relative_to(self._root) in known:
+                    continue
+                try:
+                    yield self._read_back(path)
+                except (UnreadableDataSet, OSError) as error:
+                    _log.error("file in the spool cannot be indexed", file=path.name, reason=str(error))
 
     def _read_back(self, path: Path) -> ReceivedInstance:
         with path.open("rb") as file:

@@ -5,13 +5,14 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from pydicom import dcmread
 
 from dicomnode.config import Config, parse_config
 from dicomnode.demo.archive import ReportOn, StandInArchive
-from dicomnode.destinations import KINDS, open_destination
-from dicomnode.errors import ConfigError
+from dicomnode.destinations import KINDS, Folder, open_destination
+from dicomnode.errors import ConfigError, DestinationRefused
 from dicomnode.ledger.records import CommitmentReport
-from tests.destination_contract import Behind, DestinationContract
+from tests.destination_contract import Behind, DestinationContract, ct_series, ct_slices
 
 
 def unused_port() -> int:
@@ -84,3 +85,25 @@ def test_every_kind_that_the_configuration_knows_can_be_opened(tmp_path: Path) -
 def test_an_unknown_name_is_a_configuration_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="elsewhere"):
         open_destination(configuration(tmp_path, 1), "elsewhere")
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
+def test_a_uid_that_points_elsewhere_never_becomes_a_path(tmp_path: Path) -> None:
+    hostile = ct_slices("hostile", slices=1)[0]
+    hostile.SeriesInstanceUID = "../../evil"
+    hostile.save_as(tmp_path / "hostile.dcm")
+    with pytest.raises(DestinationRefused, match="expected UIDs of digits and dots"):
+        Folder(tmp_path / "a" / "b" / "results").store([tmp_path / "hostile.dcm"])
+    assert [path.name for path in tmp_path.rglob("*")] == ["hostile.dcm"]
+
+
+def test_a_folder_replaces_other_content_under_the_same_uid_whole(tmp_path: Path) -> None:
+    path = ct_series(tmp_path, "replaced", slices=1)[0]
+    Folder(tmp_path / "results").store([path])
+    changed = dcmread(path)
+    changed.SeriesDescription = "changed"
+    changed.save_as(path)
+    [answer] = Folder(tmp_path / "results").store([path])
+    assert answer.sentence == "replaced"
+    files = [file for file in (tmp_path / "results").rglob("*") if file.is_file()]
+    assert [file.read_bytes() for file in files] == [path.read_bytes()]

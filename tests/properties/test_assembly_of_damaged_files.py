@@ -41,7 +41,7 @@ def settled(series: Series) -> str:
         return str(error)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(damage=st.lists(damages(), min_size=1, max_size=4))
 def test_a_damaged_slice_ends_in_a_volume_or_a_verdict(damage: list[tuple[float, bytes, int]]):
     with TemporaryDirectory() as folder:
@@ -53,7 +53,7 @@ def test_a_damaged_slice_ends_in_a_volume_or_a_verdict(damage: list[tuple[float,
         assert sum(len(s.instances) for s in found.series) + len(found.rejected) == 3
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(damage=st.lists(damages(), min_size=1, max_size=4))
 def test_a_damaged_enhanced_instance_ends_in_a_volume_or_a_verdict(damage: list[tuple[float, bytes, int]]):
     with TemporaryDirectory() as folder:

@@ -261,9 +261,9 @@ def test_a_codestream_of_another_matrix_is_refused_before_it_fills_memory(tmp_pa
     ],
 )
 def test_a_decoder_that_dies_or_hangs_takes_nothing_with_it(tmp_path: Path, limits: DecodingLimits, says: str):
-    slices = changed(lambda ds: compress(ds, JPEGLSLossless), slices=larger_slices())
-    inspection = inspect(series_of(slices, tmp_path))
-    coded = [CodedSlice(header, 2 * 40 * 32 * number) for number, header in enumerate(inspection.slices)]
+    slices = ct_slices(voxels=speckle((3, 512, 512)))
+    inspection = inspect(series_of(changed(lambda ds: compress(ds, JPEGLSLossless), slices=slices), tmp_path))
+    coded = [CodedSlice(header, 2 * 512 * 512 * number) for number, header in enumerate(inspection.slices)]
     with (tmp_path / "output").open("wb") as output, pytest.raises(UnusableSeries, match=says):
         decode_slices(coded, output.fileno(), limits)
 

@@ -1,5 +1,6 @@
 """When a series counts as complete: every path through the evidence, on a clock that the test turns."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -113,6 +114,16 @@ def test_an_association_that_broke_off_is_no_evidence(outcome: Outcome) -> None:
     seconds, why = evidence(first_due(tracker, 100))
     assert seconds == 60
     assert f"after: association {outcome}" in why
+
+
+def test_a_release_is_no_evidence_when_instances_were_refused() -> None:
+    """The disk was full for a while: the sender will come back with what it could not deliver."""
+    tracker = CompletionTracker(RULES)
+    tracker.received(instance(1, 0), association=1)
+    tracker.association_ended(replace(end(), refused=2), at(1))
+    seconds, why = evidence(first_due(tracker, 100))
+    assert seconds == 60
+    assert "after: association released with 2 instances refused" in why
 
 
 def test_a_sender_that_comes_back_after_an_abort_and_releases_completes_the_series() -> None:

@@ -1,3 +1,5 @@
+"""Who may call: titles, hosts, purposes, and the reason each refusal carries."""
+
 from pathlib import Path
 
 import pytest

@@ -1,3 +1,5 @@
+"""Storage commitment reports as pydicom encodes them."""
+
 from pathlib import Path
 
 import pytest

@@ -1,3 +1,5 @@
+"""What an association agrees on: classes, transfer syntaxes, roles, lengths."""
+
 import struct
 
 import pytest
