@@ -108,7 +108,7 @@ def connection_threads() -> list[threading.Thread]:
     return [t for t in threading.enumerate() if t.name[:1] == "a" and t.name[1:].isdigit()]
 
 
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 15.0) -> None:
+def wait_until(condition: Callable[[], object], what: str, seconds: float = 15.0) -> None:
     """Poll until the condition holds; fails the test after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():

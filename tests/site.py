@@ -80,6 +80,8 @@ class Site:
         return self
 
     def __exit__(self, *_error: object) -> None:
+        for process in self._processes.values():
+            process.terminate()
         for role in list(self._processes):
             self.stop(role)
         self.ledger.close()

@@ -1,7 +1,8 @@
 """One compressed frame -> its stored values. Each codec has one decoder, chosen by measurement.
 
 CPU ms per 512 x 512 slice here: JPEG-LS pyjpegls 3.7 (gdcm 6.2), JPEG lossless gdcm 5.0, JPEG 2000 openjpeg 23
-(gdcm 28, pillow 31), RLE pydicom 2.9. Runs in the decoding process only: these are C libraries fed by strangers.
+(gdcm 28, pillow 31), RLE pydicom 2.9. Runs in the decoding process only: these are C libraries fed by strangers
+(gdcm aborts the whole process on one damaged JPEG in a hundred).
 """
 
 from collections.abc import Callable, Mapping
@@ -14,6 +15,8 @@ from pydicom.encaps import encapsulate
 from pydicom.pixels.decoders.base import get_decoder
 
 from dicomnode.assembly.layout import JPEG_2000, JPEG_LOSSLESS, JPEG_LS, RLE_LOSSLESS
+
+_JPEG_FRAME_HEADERS = frozenset({0xC3, 0xF7})  # lossless Huffman; JPEG-LS
 
 Words = NDArray[np.uint16]  # [row, column], stored values as 16-bit patterns
 
@@ -55,6 +58,29 @@ def _openjpeg(frame: CodedFrame) -> Words:
     return _as_words(np.frombuffer(pixels, np.uint8 if int(parameters["precision"]) <= 8 else np.dtype("<u2")))
 
 
+def _jpeg(plugin: str) -> Callable[[CodedFrame], Words]:
+    decode = _pydicom(plugin)
+
+    def decode_declared_matrix(frame: CodedFrame) -> Words:
+        found = _jpeg_matrix(frame.codestream)
+        if found != (frame.rows, frame.columns):
+            raise ValueError(f"expected {frame.rows} x {frame.columns} pixels, the codestream declares {found}")
+        return decode(frame)
+
+    return decode_declared_matrix
+
+
+def _jpeg_matrix(codestream: bytes) -> tuple[int, int]:
+    """Lines and samples per line that a JPEG or JPEG-LS frame header declares (ITU T.81 B.2.2, ISO 14495-1 C.2.2)."""
+    position = 2  # behind the start of image
+    while position + 9 <= len(codestream) and codestream[position] == 0xFF:
+        if codestream[position + 1] in _JPEG_FRAME_HEADERS:
+            rows, columns = codestream[position + 5 : position + 7], codestream[position + 7 : position + 9]
+            return int.from_bytes(rows, "big"), int.from_bytes(columns, "big")
+        position += 2 + int.from_bytes(codestream[position + 2 : position + 4], "big")
+    raise ValueError("expected a frame header in the codestream, found none")
+
+
 def _pydicom(plugin: str) -> Callable[[CodedFrame], Words]:
     def decode(frame: CodedFrame) -> Words:
         attributes: dict[str, Any] = {
@@ -86,7 +112,7 @@ def _as_words(pixels: NDArray[np.generic]) -> Words:
 
 _DECODERS: Mapping[str, Callable[[CodedFrame], Words]] = {
     RLE_LOSSLESS: _pydicom("pydicom"),
-    **dict.fromkeys(JPEG_LOSSLESS, _pydicom("gdcm")),
-    **dict.fromkeys(JPEG_LS, _pydicom("pyjpegls")),
+    **dict.fromkeys(JPEG_LOSSLESS, _jpeg("gdcm")),
+    **dict.fromkeys(JPEG_LS, _jpeg("pyjpegls")),
     **dict.fromkeys(JPEG_2000, _openjpeg),
 }

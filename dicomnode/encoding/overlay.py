@@ -229,6 +229,8 @@ def _draw_entry(draw: ImageDraw.ImageDraw, segment: Segment, volume_ml: float, b
 
 
 def _millilitres(volume_ml: float) -> str:
+    if volume_ml < 0.1:
+        return "< 0.1 ml"
     return f"{volume_ml:,.0f} ml" if volume_ml >= 100 else f"{volume_ml:.1f} ml"
 
 

@@ -25,7 +25,9 @@ def read_back(
     Raises:
         ResultMismatch: the file cannot be read, or a frame refers to no slice of the series or to no segment.
     """
-    labels = np.zeros(geometry.shape, np.uint8 if max(max(s.labels) for s in segments) < 256 else np.uint16)
+    labels: NDArray[np.uint8] | NDArray[np.uint16] = np.zeros(geometry.shape, np.uint8)
+    if max(max(s.labels) for s in segments) > np.iinfo(np.uint8).max:
+        labels = labels.astype(np.uint16)
     with opened_seg(path) as seg:
         planes = _signatures_by_slice(seg, sources, segments, geometry.shape[1:])
     label_of = _label_of_signature(segments)

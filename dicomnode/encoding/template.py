@@ -62,6 +62,7 @@ def build_template(
         series_description=_labelled(f"AI {model.title} {model.version}", model),
     )
     seg.add(DataElement("SoftwareVersions", "LO", [software, long_string(f"{model.name} {model.version}")]))
+    seg.ContentCreatorName = ""  # type 2: no person drew this
     _copy_identity(seg, sources.first)
     _set_times(seg, request.created_at)
     _set_references(seg, sources)

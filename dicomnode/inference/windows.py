@@ -44,17 +44,17 @@ class WindowPlan:
 
 
 def plan_whole(shape: Shape, multiple: int, overlap: float, most_voxels: int) -> WindowPlan:
-    """One window that is the whole volume, padded to a multiple; where that is more than `most_voxels`, windows that are not.
+    """One window that is the whole volume, padded to a multiple; smaller ones where that is more than `most_voxels`.
 
     Raises:
         Unavailable: not even small windows fit.
     """
     padded = window = _rounded_up(shape, multiple)
     while math.prod(window) > most_voxels:
-        longest = max(window)
-        if longest <= max(_LEAST_WINDOW, multiple):
+        longest = max(range(3), key=window.__getitem__)
+        if window[longest] <= max(_LEAST_WINDOW, multiple):
             raise Unavailable(f"a window of {window} voxels needs more memory than is free; wait, or free some")
-        window = _rounded_up(tuple(-(-n // 2) if n == longest else n for n in window), multiple)
+        window = _rounded_up(tuple(-(-n // 2) if i == longest else n for i, n in enumerate(window)), multiple)
     return WindowPlan(padded, window, _starts(padded, window, overlap))
 
 

@@ -11,8 +11,8 @@ import sqlalchemy as sa
 
 from dicomnode.imaging import Instance, Series
 from dicomnode.ledger.database import Database
-from dicomnode.ledger.records import OpenSeries, ReceivedInstance, SeriesState, SeriesVersion
-from dicomnode.ledger.tables import instances, series_versions
+from dicomnode.ledger.records import OpenSeries, OrderState, ReceivedInstance, SeriesState, SeriesVersion
+from dicomnode.ledger.tables import instances, orders, series_versions
 
 Row = Any  # one row of a query, columns as attributes
 
@@ -67,10 +67,13 @@ class Received:
     def close_series(self, series_instance_uid: str, at: datetime, evidence: str) -> SeriesVersion | None:
         """Make all instances of a series its next version; None when nothing new came since the last one."""
         with self._database.begin() as db:
-            rows = db.execute(_instances_of(series_instance_uid)).all()
+            rows = db.execute(_instances_of(series_instance_uid).where(instances.c.purged_at.is_(None))).all()
             if not any(row.version is None for row in rows):
                 return None
-            number = 1 + max((row.version for row in rows if row.version is not None), default=0)
+            earlier = sa.select(sa.func.max(series_versions.c.number)).where(
+                series_versions.c.series_instance_uid == series_instance_uid
+            )
+            number = 1 + (db.execute(earlier).scalar_one() or 0)
             series = self._series(series_instance_uid, rows)
             version_id = version_id_of(series)
             db.execute(
@@ -105,7 +108,10 @@ class Received:
             row = db.execute(sa.select(series_versions).where(series_versions.c.version_id == version_id)).first()
             if row is None:
                 raise LookupError(f"expected a series version, found none with the id {version_id}")
-            members = db.execute(_instances_of(row.series_instance_uid).where(instances.c.version <= row.number)).all()
+            query = _instances_of(row.series_instance_uid).where(instances.c.version <= row.number)
+            if row.purged_at is None:  # what was purged before this version is not part of it
+                query = query.where(instances.c.purged_at.is_(None))
+            members = db.execute(query).all()
         return _version(row, self._series(row.series_instance_uid, members))
 
     def versions(self, where: "VersionFilter | None" = None, limit: int = 100) -> list["VersionSummary"]:
@@ -132,24 +138,33 @@ class Received:
             )
 
     def closed_before(self, moment: datetime) -> list[tuple[str, list[Path]]]:
-        """Series whose every version was completed before `moment` and not purged: uid and spool paths."""
+        """Series that nobody waits for: last completed before `moment`, every order done; uid and spool paths."""
+        uid = series_versions.c.series_instance_uid
+        unfinished = (
+            sa.select(uid)
+            .outerjoin(orders, orders.c.version_id == series_versions.c.version_id)
+            .where(
+                (series_versions.c.state == SeriesState.COMPLETE)
+                | (orders.c.order_id.is_not(None) & (orders.c.state != OrderState.DONE))
+            )
+        )
+        still_open = sa.select(instances.c.series_instance_uid).where(instances.c.version.is_(None))
         query = (
-            sa.select(series_versions.c.series_instance_uid)
-            .group_by(series_versions.c.series_instance_uid)
+            sa.select(uid)
+            .where(uid.not_in(unfinished), uid.not_in(still_open))
+            .group_by(uid)
             .having(sa.func.max(series_versions.c.completed_at) < moment)
             .having(sa.func.count(series_versions.c.purged_at) < sa.func.count())
         )
         with self._database.begin() as db:
-            uids = list(db.scalars(query))
-            rows = {uid: db.execute(_instances_of(uid)).all() for uid in uids}
-        closed = {uid: members for uid, members in rows.items() if all(m.version is not None for m in members)}
-        return [(uid, [Path(m.path) for m in members]) for uid, members in closed.items()]
+            return [(u, [Path(m.path) for m in db.execute(_instances_of(u))]) for u in list(db.scalars(query))]
 
     def set_purged(self, series_instance_uid: str, at: datetime) -> None:
         """Record that a series' instances left the spool; its versions stay on record."""
-        of_series = series_versions.c.series_instance_uid == series_instance_uid
         with self._database.begin() as db:
-            db.execute(series_versions.update().where(of_series).values(purged_at=at))
+            for table in (series_versions, instances):
+                unpurged = (table.c.series_instance_uid == series_instance_uid) & table.c.purged_at.is_(None)
+                db.execute(table.update().where(unpurged).values(purged_at=at))
 
     def _series(self, uid: str, rows: Iterable[Row]) -> Series:
         return Series(uid, tuple(self._instance(row) for row in rows))

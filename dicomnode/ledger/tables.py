@@ -49,6 +49,7 @@ instances = Table(
     Column("size_bytes", Integer, nullable=False),
     Column("received_at", UtcTime, nullable=False),
     Column("calling_ae_title", String(16), nullable=False),
+    Column("purged_at", UtcTime),  # when its file left the spool
     Column("version", Integer),  # of the series that first contains it; NULL while the series is open
     Index("instances_by_series", "series_instance_uid"),
     Index("instances_open", "version", "series_instance_uid"),

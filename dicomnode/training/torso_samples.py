@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from dicomnode.training.phantoms.anatomy import build_anatomy
-from dicomnode.training.phantoms.appearance import add_noise, draw_attenuation, draw_scanner, expose
+from dicomnode.training.phantoms.appearance import add_noise, build_mean_hu, draw_attenuation, draw_scanner, expose
 from dicomnode.training.phantoms.canvas import GRID_SPACING_MM, Triple
 from dicomnode.training.phantoms.clouds import draw_cloud
 from dicomnode.training.phantoms.tissue import Target, Tissue, build_target_labels
@@ -67,7 +67,7 @@ def draw_sample(tissues: NDArray[np.uint8], rng: Generator, max_voxels: int = MA
     nearest = _take_nearest(tissues, coordinates)
     attenuation, scanner = draw_attenuation(rng), draw_scanner(rng)
     air = float(attenuation.mean[Tissue.AIR])
-    mean = ndimage.map_coordinates(attenuation.mean[tissues], coordinates, order=1, mode="constant", cval=air)
+    mean = ndimage.map_coordinates(build_mean_hu(tissues, attenuation), coordinates, order=1, mode="constant", cval=air)
     image = expose(cast(NDArray[np.float32], mean), attenuation.deviation[nearest], scanner, SPACING_MM, rng)
     image = add_noise(image, scanner, SPACING_MM, rng)
     labels = build_target_labels(nearest)

@@ -236,6 +236,21 @@ def test_every_lossless_transfer_syntax_gives_the_same_hu(tmp_path: Path, syntax
     assert np.array_equal(volume.voxels[1], expected)
 
 
+def test_a_codestream_that_crashes_its_decoder_refuses_its_series_and_nothing_else(tmp_path: Path):
+    path = shared_data(f"{CTIMAGE}_JPEGProcess14SV1TransferSyntax_1.2.840.10008.1.2.4.70.dcm")
+    slices = [restamped(path, str(number)) for number in range(3)]
+    for number, ds in enumerate(slices):
+        ds.ImagePositionPatient = [0, 0, 5 * number]
+    pixels = bytearray(slices[1].PixelData)
+    pixels[pixels.index(b"\xff\xd8") + 24] = 0xFF  # 16 bits of precision become 255: gdcm 3.0 crashes
+    slices[1].PixelData = bytes(pixels)
+    with pytest.raises(UnusableSeries, match="cannot be decoded") as caught:
+        assemble(inspect(saved(slices, tmp_path)))
+    verdict = caught.value.verdicts[0]
+    assert isinstance(verdict, Verdict)
+    assert slices[1].SOPInstanceUID in verdict.sop_instance_uids
+
+
 def test_big_endian_gives_the_same_hu(tmp_path: Path):
     path = shared_data(f"{CTIMAGE}_BigEndianExplicitTransferSyntax_1.2.840.10008.1.2.2.dcm")
     volume = stacked(path, tmp_path)

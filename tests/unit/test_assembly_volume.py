@@ -184,7 +184,7 @@ def test_frames_of_an_enhanced_instance_come_out_in_order(tmp_path: Path):
     assert np.array_equal(assembled([enhanced(ct_slices(), (2, 0, 1, 5, 3, 4))], tmp_path).voxels, HU)
 
 
-def compress(ds: FileDataset, syntax: UID, levels: int = 1) -> None:
+def compress(ds: FileDataset, syntax: UID) -> None:
     """Write the slice's pixels in a compressed transfer syntax, under the same SOP Instance UID."""
     if syntax == JPEG2000Lossless:
         frame = encode_array(np.frombuffer(ds.PixelData, "<i2").reshape(ds.Rows, ds.Columns))

@@ -185,7 +185,7 @@ MUTATIONS: dict[str, tuple[Mutation, str]] = {
         "referenced_instances",
     ),
     "a frame of a foreign instance": (Set((*SOURCE, "ReferencedSOPInstanceUID"), "1.2.3"), "frame_reference"),
-    "a frame that denies to lie on its source's pixels": (Set((*SOURCE, "SpatialLocationsPreserved"), "NO"), "frame_reference"),
+    "a frame off its source's pixels": (Set((*SOURCE, "SpatialLocationsPreserved"), "NO"), "frame_reference"),
     "a frame of another class": (Set((*SOURCE, "ReferencedSOPClassUID"), "1.2.3"), "frame_reference"),
     "a frame number where there are no frames": (Set((*SOURCE, "ReferencedFrameNumber"), 1), "frame_reference"),
     "a frame 0.02 mm off": (shift_frame, "position"),

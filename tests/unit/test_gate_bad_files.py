@@ -11,7 +11,7 @@ from dicomnode.assembly.gate import inspect
 from dicomnode.assembly.volume import assemble
 from dicomnode.errors import ConfigError, Unavailable, UnusableSeries
 from dicomnode.imaging import Finding, Policy, Series
-from tests.assembly_cases import ct_slices, refusal, series_of
+from tests.assembly_cases import ct_slices, enhanced, refusal, series_of
 
 
 def damaged(series: Series, number: int, content: bytes) -> Series:
@@ -104,6 +104,14 @@ def test_a_file_of_another_series_than_the_index_says_is_refused(tmp_path: Path)
     path = next(instance.path for instance in series.instances if instance.sop_instance_uid == uid)
     slices[0].save_as(path)
     assert refusal(series)[Finding.MIXED_SERIES].sop_instance_uids == (uid,)
+
+
+def test_a_damaged_sequence_is_damage_and_not_a_file_that_may_be_back_later(tmp_path: Path):
+    series = series_of([enhanced(ct_slices(), range(6))], tmp_path)
+    content = bytearray(series.instances[0].path.read_bytes())
+    length = content.index(b"\x20\x00\x16\x91SQ") + 8  # of the Plane Orientation Sequence: two bytes too long
+    content[length] += 2
+    assert "OSError" in refusal(damaged(series, 0, bytes(content)))[Finding.UNREADABLE_HEADER].sentence
 
 
 def test_a_file_that_is_gone_may_be_back_later(tmp_path: Path):

@@ -137,8 +137,8 @@ def test_the_memory_of_a_forward_is_that_of_its_largest_layers(multiple: int) ->
     network = NETWORKS["BasicUNet"](**SMALL_NETWORKS["BasicUNet"], in_channels=1, out_channels=3).eval()
     with torch.inference_mode():
         per_voxel = forward_bytes_per_voxel(network, 1, multiple)
-    # Full resolution: 4 features of 4 bytes at a time, of which the estimate counts four; the widest layer has 8.
-    assert 4 * 4 * 4 <= per_voxel <= 4 * 4 * 8
+    # Full resolution: 4 features of 4 bytes at a time, of which the estimate counts eight; the widest layer has 8.
+    assert 8 * 4 * 4 <= per_voxel <= 8 * 4 * 8
 
 
 def raised_while(error: BaseException) -> NodeError:

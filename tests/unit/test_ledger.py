@@ -194,15 +194,45 @@ def test_parking_one_delivery_leaves_the_other_alone(ledger: Ledger):
     assert (again.parked, again.round, again.failures) == (False, 2, 0)
 
 
-def test_only_series_without_open_instances_are_old_enough_to_go(ledger: Ledger):
-    ledger.received.index([received(1), received(1, series="1.2.2")])
-    for uid in ("1.2.1", "1.2.2"):
-        ledger.received.close_series(uid, NOON, "quiet")
-    ledger.received.index([received(2, series="1.2.2")])
+def routed(ledger: Ledger, series: str = "1.2.1") -> str:
+    version = ledger.received.close_series(series, NOON, "quiet")
+    assert version is not None
+    ledger.received.set_routed(version.version_id, SeriesState.UNMATCHED, "", "")
+    return version.version_id
+
+
+def test_a_series_is_old_enough_to_go_when_nobody_waits_for_it_any_more(ledger: Ledger):
+    for uid in ("1.2.1", "1.2.2", "1.2.3"):
+        ledger.received.index([received(1, series=uid)])
+    routed(ledger, "1.2.1")
+    routed(ledger, "1.2.2")
+    ledger.received.index([received(2, series="1.2.2")])  # open again
+    ledger.received.close_series("1.2.3", NOON, "not routed yet")
     old = ledger.received.closed_before(NOON + timedelta(days=1))
     assert [uid for uid, _ in old] == ["1.2.1"]
     ledger.received.set_purged("1.2.1", NOON)
     assert ledger.received.closed_before(NOON + timedelta(days=1)) == []
+
+
+def test_a_series_with_a_parked_order_stays(ledger: Ledger):
+    order = an_order(ledger)
+    ledger.received.set_routed(order.version_id, SeriesState.ROUTED, "", "")
+    for state in (OrderState.PARKED, OrderState.WAITING, OrderState.DELIVERING):
+        ledger.ordered.set_state(order.order_id, state, "", NOON)
+        assert ledger.received.closed_before(NOON + timedelta(days=1)) == []
+    ledger.ordered.set_state(order.order_id, OrderState.DONE, "", NOON)
+    assert len(ledger.received.closed_before(NOON + timedelta(days=1))) == 1
+
+
+def test_a_slice_that_comes_after_the_purge_makes_a_version_without_what_is_gone(ledger: Ledger):
+    ledger.received.index([received(1), received(2)])
+    first = routed(ledger)
+    ledger.received.set_purged("1.2.1", NOON)
+    ledger.received.index([received(3)])
+    late = ledger.received.close_series("1.2.1", NOON, "late")
+    assert late is not None
+    assert (late.number, len(late.series.instances)) == (2, 1)
+    assert len(ledger.received.version(first).series.instances) == 2
 
 
 def test_the_audit_heads_anchor_is_the_longest_one(ledger: Ledger):

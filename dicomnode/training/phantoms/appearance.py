@@ -32,6 +32,7 @@ class Attenuation:
 
     mean: NDArray[np.float32]  # [tissue]
     deviation: NDArray[np.float32]  # [tissue]
+    lung_gradient: float  # HU per mm towards the back, where a lying patient's lungs are denser
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +133,8 @@ def draw_attenuation(rng: Generator) -> Attenuation:
     for twin, original in _TWINS.items():
         mean[twin] = mean[original] + rng.normal(0.0, 4.0)
     deviation = np.array([_DEVIATION.get(tissue, 12.0) for tissue in Tissue], np.float32)
-    return Attenuation(mean, deviation * np.float32(rng.uniform(0.6, 1.4)))
+    deviation *= np.float32(rng.uniform(0.6, 1.4))
+    return Attenuation(mean, deviation, lung_gradient=rng.uniform(-0.2, 1.4))
 
 
 def draw_scanner(rng: Generator) -> Scanner:
@@ -146,6 +148,16 @@ def draw_scanner(rng: Generator) -> Scanner:
         shading_hu=rng.uniform(0.0, 8.0),
         fine_texture=rng.uniform(0.2, 0.9),
     )
+
+
+def build_mean_hu(tissues: NDArray[np.uint8], attenuation: Attenuation) -> Volume:
+    """Give every voxel of a phantom `[slice, row, column]` its tissue's mean HU, the lungs' by their depth."""
+    mean = attenuation.mean[tissues]
+    row_mm = (np.arange(tissues.shape[1], dtype=np.float32) - tissues.shape[1] / 2) * np.float32(GRID_SPACING_MM)
+    denser = np.float32(attenuation.lung_gradient) * np.broadcast_to(row_mm[:, None], tissues.shape)
+    lungs = (tissues == Tissue.RIGHT_LUNG) | (tissues == Tissue.LEFT_LUNG)
+    mean[lungs] = np.clip(mean[lungs] + denser[lungs], -985.0, -450.0)
+    return mean
 
 
 def expose(mean: Volume, deviation: Volume, scanner: Scanner, spacing_mm: Triple, rng: Generator) -> Volume:
@@ -194,7 +206,7 @@ def build_torso_ct(
     rng = np.random.default_rng((seed, 1))
     attenuation, scanner = draw_attenuation(rng), draw_scanner(rng)
     drawn_mm = (GRID_SPACING_MM, GRID_SPACING_MM, GRID_SPACING_MM)
-    image = expose(attenuation.mean[tissues], attenuation.deviation[tissues], scanner, drawn_mm, rng)
+    image = expose(build_mean_hu(tissues, attenuation), attenuation.deviation[tissues], scanner, drawn_mm, rng)
     labels = build_target_labels(tissues)
     if tuple(spacing_mm) != drawn_mm:
         image, labels = _regrid(image, labels, spacing_mm)
