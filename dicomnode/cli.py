@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dicomnode.errors import ConfigError, NodeError
+from dicomnode.log import silence_patient_values
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="A DICOM-native PACS node for AI."
@@ -35,6 +36,7 @@ DEFAULT_CONFIG = Path("node.toml")
 
 def main() -> None:
     """Run the command line; every error of ours ends as one sentence and its exit code."""
+    silence_patient_values()
     try:
         app()
     except ConfigError as error:

@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+import warnings
 from datetime import UTC, datetime
 
 
@@ -44,10 +45,17 @@ class Log:
 
 
 def log_to_stderr(level: str, role: str) -> None:
-    """Send the node's events to standard error as JSON lines and keep libraries to their warnings."""
+    """Send the node's events to standard error as JSON lines and keep libraries to their errors."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonLine(role))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("dicomnode").setLevel(level)
+    silence_patient_values()
+
+
+def silence_patient_values() -> None:
+    """Keep pydicom from quoting header values, a patient's name perhaps, in its warnings about them."""
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", module="pydicom")

@@ -17,7 +17,7 @@ from dicomnode.errors import ModelError, NodeError, UnusableSeries
 from dicomnode.imaging import Geometry, Segmentation, Series, Volume
 from dicomnode.inference import Engine
 from dicomnode.node import checked_config, model_store
-from dicomnode.segmenting import Segmenter, assemble_series, encoding_request, sources_of
+from dicomnode.segmenting import OPTIONS, Segmenter, assemble_series, encoding_request, sources_of
 
 Report = dict[str, Any]
 Say = Callable[[str], None]
@@ -79,7 +79,7 @@ def _results(series: Series, model: str, segmenter: Segmenter, config: Config, f
 def _write_seg(series: Series, segmentation: Segmentation, folder: Path) -> Path:
     now = datetime.now(UTC)
     # Each run is an object of its own: a UID must not come back with other bytes, and the time is in them.
-    request = encoding_request(series, segmentation.model, "seg", now, options=f"offline {now.isoformat()}")
+    request = encoding_request(series, segmentation.model, "seg", now, options=f"{OPTIONS} offline {now.isoformat()}")
     path = folder / "seg.dcm"
     KINDS["seg"].encode(segmentation, sources_of(series), request, path)
     KINDS["seg"].check(path, segmentation, sources_of(series), request)

@@ -17,7 +17,9 @@ from dicomnode.imaging import ModelIdentity, Segmentation, Series, Verdict, Volu
 from dicomnode.inference import Engine, Inference, model_spacing
 from dicomnode.models import ModelStore
 
-NO_OPTIONS = ""  # of a model; part of the words a result's UIDs are made of
+# Part of the words a result's UIDs are made of. Raise the number when the node encodes the same labels differently:
+# a UID must not come back with other bytes.
+OPTIONS = "encoding 1"
 
 
 def assemble_series(series: Series, config: Config) -> tuple[Volume, str, tuple[Verdict, ...]]:
@@ -67,7 +69,7 @@ def _provenance(inference: Inference) -> dict[str, Any]:
 
 
 def encoding_request(
-    series: Series, model: ModelIdentity, kind: str, created_at: datetime, options: str = NO_OPTIONS
+    series: Series, model: ModelIdentity, kind: str, created_at: datetime, options: str = OPTIONS
 ) -> EncodingRequest:
     """Under which UIDs and times a result of this series and model is written: always the same ones."""
     uids = result_uids(series.content, model, options, kind)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
 from dicomnode.imaging import Geometry, derived_uid
 
@@ -85,7 +85,7 @@ def write_series(slices: Sequence[FileDataset], folder: Path) -> list[Path]:
 def _general(identity: SeriesIdentity, index: int) -> FileDataset:
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = CTImageStorage
-    meta.MediaStorageSOPInstanceUID = derived_uid(identity.seed, "instance", str(index))
+    meta.MediaStorageSOPInstanceUID = UID(derived_uid(identity.seed, "instance", str(index)))
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     ds = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
     ds.SpecificCharacterSet = "ISO_IR 192"

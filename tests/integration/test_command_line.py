@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydicom import dcmread
+from pydicom.uid import MRImageStorage
 
 from dicomnode.audit import AuditEvent, AuditLog, AuditRecord
 from dicomnode.cli import main
@@ -143,7 +144,7 @@ def test_a_model_for_another_modality_is_refused(dicomnode: Command, tmp_path: P
     identity = SeriesIdentity("mr", modality="MR")
     slices = build_ct_slices(voxels, Geometry(affine, voxels.shape, identity.frame_of_reference_uid), identity)
     for ds in slices:
-        ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.4"
+        ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = MRImageStorage
     write_series(slices, tmp_path / "mr")
     ended = dicomnode("segment", tmp_path / "mr", "--out", tmp_path / "out", "--json")
     assert ended.code == 1

@@ -10,6 +10,7 @@ import pytest
 import SimpleITK
 from numpy.typing import NDArray
 from pydicom import dcmread
+from pydicom.uid import UID
 
 from dicomnode.assembly.files import series_from_paths
 from dicomnode.assembly.gate import Inspection, inspect
@@ -136,7 +137,9 @@ def test_slices_that_come_late_make_a_second_version_with_a_result_of_its_own(ou
     last, before = (dcmread(path) for path in outcome.files[:-3:-1])
     step_mm = np.array(last.ImagePositionPatient, float) - np.array(before.ImagePositionPatient, float)
     last.ImagePositionPatient = [float(v) for v in np.array(last.ImagePositionPatient, float) + step_mm]
-    last.SOPInstanceUID = last.file_meta.MediaStorageSOPInstanceUID = derived_uid("late slice", last.SOPInstanceUID)
+    last.SOPInstanceUID = last.file_meta.MediaStorageSOPInstanceUID = UID(
+        derived_uid("late slice", last.SOPInstanceUID)
+    )
     path = outcome.seg.with_name("late.dcm")
     last.save_as(path)
     outcome.orthanc.upload([path])
