@@ -259,7 +259,9 @@ def _print_json(value: object) -> None:
 
 
 def _print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    table = Table(*[c.replace("_", " ") for c in columns], box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for column in columns:  # an id is there to be copied: it is never cut
+        table.add_column(column.replace("_", " "), no_wrap=column.endswith("_id"), overflow="fold")
     for row in rows:
         table.add_row(*[_cell(row.get(c)) for c in columns])
     out.print(table if rows else "nothing yet")

@@ -59,3 +59,7 @@ class Unavailable(NodeError):
     """Network, disk, memory or a peer is not there now; the same step may succeed later."""
 
     retryable = True
+
+
+class DeviceLost(Unavailable):
+    """The GPU is in a state that only another process gets it out of; this one must end."""

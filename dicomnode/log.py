@@ -57,5 +57,6 @@ def log_to_stderr(level: str, role: str) -> None:
 
 def silence_patient_values() -> None:
     """Keep pydicom from quoting header values, a patient's name perhaps, in its warnings about them."""
-    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
-    warnings.filterwarnings("ignore", module="pydicom")
+    # A filter, not a level: pydicom sets its logger's level when it is imported.
+    logging.getLogger("pydicom").addFilter(lambda _record: False)
+    warnings.simplefilter("ignore", UserWarning)  # the category it uses, whatever module it blames

@@ -27,6 +27,7 @@ from dicomnode.work import stop as stop_work
 log = Log("node")
 
 TEMPLATE = Path(__file__).parent / "templates" / "node.toml"
+WORK_NICENESS = 5  # a sender waits for the listener; nobody waits for a window of the network
 FINISH_S = 20  # what running steps get to finish when a role is stopped; the rest is taken up at the next start
 
 
@@ -136,6 +137,7 @@ def _work(config: Config, recorder: Recorder, stop: threading.Event) -> None:
     from dicomnode.steps.ordering import Ordering
     from dicomnode.steps.segmenting import Segmenting
 
+    os.nice(WORK_NICENESS)
     ordering = Ordering(build_rules(config.routes), recorder.ledger, recorder)
     segmenter = Segmenter(Engine(config.limits.device, config.limits.threads), model_store(config))
     segmenting = Segmenting(config, recorder.ledger, recorder, segmenter)

@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from dicomnode.errors import ModelError, Unavailable
+from dicomnode.errors import DeviceLost, ModelError, Unavailable
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 _WORST_ERROR = 0.05  # of a convolution in half precision, relative to its largest value
@@ -82,7 +82,7 @@ def errors_of_the_device(doing: str) -> Generator[None]:
     except torch.OutOfMemoryError as error:
         raise Unavailable(f"{doing} needs more GPU memory than is free; wait, or use smaller windows") from error
     except torch.AcceleratorError as error:
-        raise Unavailable(f"{doing} failed on the GPU: {_first_line(error)}; restart the worker") from error
+        raise DeviceLost(f"{doing} failed on the GPU: {_first_line(error)}; the worker starts anew") from error
     except MemoryError as error:
         raise Unavailable(f"{doing} needs more memory than is free; wait, or use smaller windows") from error
     except RuntimeError as error:  # torch's one class for everything else

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from dicomnode.log import Log
 
 HUNG_EXIT_CODE = 70
+LOST_EXIT_CODE = 71
 log = Log("deadline")
 
 
@@ -32,3 +33,11 @@ class Deadline:
     def _end(self) -> None:
         log.error("deadline passed, ending this process", deadline_s=self.seconds)
         os._exit(HUNG_EXIT_CODE)
+
+
+def end_soon(why: str, delay_s: float = 2.0) -> None:
+    """End this process shortly; what is running by then comes back in the next one."""
+    log.error("ending this process", why=why)
+    timer = threading.Timer(delay_s, os._exit, [LOST_EXIT_CODE])
+    timer.daemon = True
+    timer.start()

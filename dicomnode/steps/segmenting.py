@@ -9,11 +9,11 @@ from dicomnode.audit import AuditEvent, AuditOutcome, AuditRecord
 from dicomnode.config import Config
 from dicomnode.destinations import open_destination
 from dicomnode.encoding import KINDS, EncodedObject, has_findings
-from dicomnode.errors import NodeError, ResultMismatch, Unavailable, UnusableSeries
+from dicomnode.errors import DeviceLost, NodeError, ResultMismatch, Unavailable, UnusableSeries
 from dicomnode.ledger import Ledger, Order, OrderState, Result, SeriesVersion
 from dicomnode.pipeline import Shipment
 from dicomnode.segmenting import Segmenter, assemble_series, encoding_request, sources_of
-from dicomnode.steps.deadline import Deadline
+from dicomnode.steps.deadline import Deadline, end_soon
 from dicomnode.steps.recorder import Recorder
 from dicomnode.workspace import Workspace
 
@@ -130,6 +130,8 @@ class Segmenting:
 
     def postpone(self, order_id: str, error: NodeError, turn: int) -> float | None:
         """How long to wait before an order is tried again; None when patience is at its end."""
+        if isinstance(error, DeviceLost):
+            end_soon(str(error))  # after this outcome is on record
         if turn >= MAX_POSTPONEMENTS:
             return None
         sentence = f"waiting (try {turn + 1}): {error}"

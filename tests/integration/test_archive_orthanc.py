@@ -96,8 +96,10 @@ class TestArchiveToOrthanc(DestinationContract):
         )
 
 
-def test_orthanc_answers_an_echo(inside: None) -> None:
+def test_orthanc_answers_an_echo_and_the_port_beside_it_does_not(inside: None) -> None:
     archive_at(DICOM_PORT).echo()
+    with pytest.raises(Unavailable):
+        archive_at(DICOM_PORT + 1).echo()
 
 
 def test_orthanc_says_how_many_instances_a_series_has(inside: None, tmp_path: Path) -> None:

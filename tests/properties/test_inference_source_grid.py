@@ -131,3 +131,10 @@ def test_a_class_that_wins_at_no_corner_may_win_between_them() -> None:
     np.testing.assert_array_equal(labels_on_source_grid(answer, source), [[[0, 0, 1, 1]]])  # weights 0, 1/4, 3/4, 1
     finer = upright_geometry((1, 1, 12), (1, 1, 1 / 3))
     np.testing.assert_array_equal(labels_on_source_grid(answer, finer), [[[0, 0, 0, 0, 0, 2, 2, 1, 1, 1, 1, 1]]])
+
+
+def test_of_two_classes_that_are_equally_likely_the_first_wins() -> None:
+    probabilities = np.array([[0.0, 1.0], [1.0, 0.0]], np.float32).reshape(2, 1, 1, 2)
+    sampled, source = upright_geometry((1, 1, 2), (1, 1, 1)), upright_geometry((1, 1, 3), (1, 1, 0.5))
+    answer = ClassProbabilities(probabilities, np.array([[[1, 0]]], np.uint8), sampled, np.arange(2, dtype=np.uint8))
+    np.testing.assert_array_equal(labels_on_source_grid(answer, source), [[[1, 0, 0]]])
