@@ -249,9 +249,13 @@ def bench(
     path: Annotated[Path, typer.Option("--out", help="Where the figures go as JSON.")] = Path("bench.json"),
 ) -> None:
     """Measure each step on a 300 x 512 x 512 series beside plain library calls; prints a table, writes JSON."""
-    from dicomnode.demo.bench import run_bench
+    from dicomnode.demo.bench import run_bench, size_in_words
 
-    run_bench(path, Console(highlight=False), quick=quick)
+    measured = run_bench(path, lambda line: err.print(line, markup=False), quick=quick)
+    out.print(f"series: {size_in_words(measured['series'])}", markup=False)
+    out.print("machine: " + ", ".join(f"{k} {v}" for k, v in measured["machine"].items()), markup=False)
+    _print_table(measured["rows"], ["step", "wall_s", "cpu_s", "peak_mib", "figures", "budget", "kept"])
+    out.print(f"everything in numbers: {path}", markup=False)
 
 
 def _print_json(value: object) -> None:

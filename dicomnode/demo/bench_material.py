@@ -16,7 +16,7 @@ from dicomnode.training.phantoms import build_torso_ct
 
 SEED = 20260
 AIR_HU = -1024
-STRUCTURES = (("Liver", "10200004"), ("Spleen", "78961009"), ("Kidney", "64033007"), ("Bone", "3138006"))
+STRUCTURES = (("Liver", "10200004"), ("Spleen", "78961009"), ("Kidney", "64033007"), ("Bone", "272673000"))
 
 MANIFEST = """\
 format = 1

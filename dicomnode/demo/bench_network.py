@@ -77,9 +77,8 @@ def config_path(folder: Path) -> Path:
 def write_synced(place: Place, watch: Stopwatch) -> Detail:
     """Write the series again as plain files with an fsync and a rename each: the limit that the disk sets."""
     contents = [path.read_bytes() for path in sorted(place.series_folder.iterdir())]
-    rates = [_rate(contents, _write_all(place.folder / f"synced-{run}", contents)) for run in range(RUNS)]
     with watch:
-        pass
+        rates = [_rate(contents, _write_all(place.folder / "synced", contents)) for _ in range(RUNS)]
     return {"mb_per_s": rates}
 
 
@@ -161,51 +160,47 @@ def _listening(place: Place) -> Generator[_Listening]:
             ledger.close()
 
 
-def measure_turnaround(place: Place, watch: Stopwatch) -> Detail:
+def measure_turnaround(place: Place, watch: Stopwatch, model: str) -> Detail:
     """Send the series to a whole node, twice (the second finds the worker warm), and await each SEG in the archive."""
     files = [read_loaded(path) for path in sorted(place.series_folder.iterdir())]
     series_uid = place.read_series().series_instance_uid
     folder = place.folder / "node"
-    with StandInArchive(place.folder / "archive", SENDER) as archive:
-        config, log_path = write_config(folder, model=MODEL, archive_port=archive.port), folder / "node.log"
+    with StandInArchive(folder / "archive", SENDER) as archive:
+        config, log_path = write_config(folder, model=model, archive_port=archive.port), folder / "node.log"
         archive.callers["BENCH"] = ("127.0.0.1", config.node.port)
         shutil.copytree(place.models, config.node.data_dir / "models")
         with watch, running(["serve", "--config", str(config_path(folder))], log_path) as process:
             wait_until_it_answers(config, process, log_path)
-            turns: list[Detail] = []
-            for number in range(2):
-                sent = send_loaded(
-                    config.node.port, [file.under(number, series_uid) for file in files], SENDER, "BENCH"
-                )
-                if len(archive.wait_for(number + 1, FINISHED_S, SEG)) <= number:
-                    raise NodeError(f"expected a SEG in the archive within {FINISHED_S:.0f} s; see {log_path}")
-                turns.append(_turn(config, renamed(series_uid, number), sent.last_answer_at))
-    return {"first": turns[0], "warm": turns[1]}
+            turns = [_turn([file.under(n, series_uid) for file in files], archive, config, n) for n in range(2)]
+            (first, warm) = (_life(config, renamed(series_uid, n), turn) for n, turn in enumerate(turns))
+    return {"first": first, "warm": warm}
 
 
-def _turn(config: Config, series_uid: str, last_answer_at: datetime) -> Detail:
+def _turn(files: Sequence[Loaded], archive: StandInArchive, config: Config, number: int) -> datetime:
+    """Send a series and wait until the archive has one more SEG; when its last instance was answered."""
+    sent = send_loaded(config.node.port, files, SENDER, "BENCH")
+    if len(archive.wait_for(number + 1, FINISHED_S, SEG)) <= number:
+        raise NodeError(f"expected a SEG in the archive within {FINISHED_S:.0f} s, found none")
+    return sent.last_answer_at
+
+
+def _life(config: Config, series_uid: str, last_answer_at: datetime) -> Detail:
     """What the ledger says about the way of one series, in seconds."""
     ledger = open_ledger(config)
     try:
         order = _finished_order(ledger, series_uid)
-        (version,) = ledger.received.versions({"series_instance_uid": series_uid})
-        accepted_at = next(
-            at
-            for result in ledger.ordered.results_of(order.order_id)
-            for _destination, rung, at, _detail in ledger.delivered.history(result.sop_instance_uid)
-            if rung is Rung.ACCEPTED
-        )
         steps = ledger.ordered.steps_of(order.order_id)
+        (result,) = ledger.ordered.results_of(order.order_id)
+        history = ledger.delivered.history(result.sop_instance_uid)
     finally:
         ledger.close()
     inferred: dict[str, Any] = next(json.loads(step.detail) for step in steps if step.name == "infer")
+    accepted_at = next(at for _destination, rung, at, _detail in history if rung is Rung.ACCEPTED)
     seconds = (accepted_at - last_answer_at).total_seconds()
-    completed_at = version["completed_at"]
-    assert isinstance(completed_at, datetime)
     return {
         "seconds": round(seconds, 3),
-        "completed_after_s": round((completed_at - last_answer_at).total_seconds(), 3),
         "steps_s": {step.name: round(step.seconds, 3) for step in steps},
+        "phases_s": inferred["seconds"],
         "network_s": inferred["seconds"]["windows"],
         "rest_s": round(seconds - inferred["seconds"]["windows"], 3),
     }
@@ -232,7 +227,9 @@ def _write_all(folder: Path, contents: Sequence[bytes]) -> float:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(folder / str(number))
-    return time.perf_counter() - began
+    seconds = time.perf_counter() - began
+    shutil.rmtree(folder)
+    return seconds
 
 
 def _rate(contents: Sequence[bytes], seconds: float) -> float:

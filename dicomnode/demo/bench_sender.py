@@ -23,7 +23,7 @@ from dicomnode.receive.pdu import (
 MAX_PDU_BYTES = 131072
 TIMEOUT_S = 60.0
 _META_START = 132  # preamble and "DICM"; (0002,0000) with its length comes first (PS3.10 7.1)
-_STATUS = struct.pack("<HHL", 0, 0x0900, 2)
+_ELEMENT = struct.Struct("<2xHL")  # of group 0000: number, length
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +94,18 @@ def _store(connection: socket.socket, file: Loaded, message_id: int) -> None:
         ]
     )
     connection.sendall(b"".join([encode_command(1, command, MAX_PDU_BYTES), *_data_pdus(file.data_set)]))
-    answer = _answer(connection, PduType.DATA)
-    place = answer.find(_STATUS) + len(_STATUS)
-    if answer[place : place + 2] != b"\0\0":
-        raise NodeError(
-            f"expected every instance to be accepted, found status 0x{answer[place : place + 2][::-1].hex()}"
-        )
+    if status := _status(_answer(connection, PduType.DATA)[PDV_HEADER.size :]):
+        raise NodeError(f"expected every instance to be accepted, found status {status:#06x}")
+
+
+def _status(command_set: bytes) -> int:
+    """Status (0000,0900) of a response."""
+    start, number, length = 0, 0, 0
+    while number != 0x0900:
+        start += length
+        number, length = _ELEMENT.unpack_from(command_set, start)
+        start += _ELEMENT.size
+    return int.from_bytes(command_set[start : start + length], "little")
 
 
 def _data_pdus(data_set: bytes) -> list[bytes]:

@@ -203,7 +203,14 @@ def turnaround(place: Place, watch: Stopwatch) -> Detail:
     """From the last answer of the listener to the SEG in the archive."""
     from dicomnode.demo.bench_network import measure_turnaround
 
-    return measure_turnaround(place, watch)
+    return measure_turnaround(place, watch, MODEL)
+
+
+def turnaround_shipped(place: Place, watch: Stopwatch) -> Detail:
+    """The same with the model that is shipped."""
+    from dicomnode.demo.bench_network import measure_turnaround
+
+    return measure_turnaround(place, watch, SHIPPED)
 
 
 def waiting(place: Place, watch: Stopwatch) -> Detail:
@@ -236,6 +243,7 @@ STEPS: Mapping[str, Step] = {
     "disk": disk,
     "listener": listener,
     "turnaround": turnaround,
+    "turnaround-shipped": turnaround_shipped,
     "waiting": waiting,
 }
 

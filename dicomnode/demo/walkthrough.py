@@ -5,10 +5,6 @@ in processes of its own, SQLite, files), and gets a checked SEG back, with stora
 """
 
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -21,13 +17,13 @@ from dicomnode.assembly.files import series_from_paths
 from dicomnode.assembly.gate import inspect
 from dicomnode.assembly.volume import assemble
 from dicomnode.audit import AuditHead, verify
-from dicomnode.config import Config, Destination, Peer, read_config
+from dicomnode.config import Config, read_config
 from dicomnode.demo.archive import Kept, StandInArchive
+from dicomnode.demo.processes import as_peer, free_port, running, wait_until_it_answers
 from dicomnode.demo.series import SeriesIdentity, build_ct_slices, write_series
-from dicomnode.destinations import Archive
 from dicomnode.encoding import read_back
 from dicomnode.encoding.overlay import write_overlay
-from dicomnode.errors import NodeError, Unavailable
+from dicomnode.errors import NodeError
 from dicomnode.imaging import Geometry, Segmentation, Series
 from dicomnode.ledger import Ledger, Order, OrderState
 from dicomnode.models import ModelStore
@@ -38,7 +34,6 @@ Say = Callable[[str], None]
 SEG = "1.2.840.10008.5.1.4.1.1.66.4"
 SEED = 20260
 SPACING_MM = (3.0, 1.5, 1.5)  # slice, row, column
-READY_S = 90.0
 FINISHED_S = 900.0
 FINISHED = (OrderState.DONE, OrderState.PARKED)
 
@@ -95,7 +90,7 @@ def run_demo(series_folder: Path | None, folder: Path, say: Say) -> int:
     shutil.rmtree(folder / "archive", ignore_errors=True)
     series = _own_series(series_folder, clock) if series_folder else _phantom_series(folder / "series", clock)
     config_path = folder / "node" / "node.toml"
-    node_port = _free_port()
+    node_port = free_port()
     with StandInArchive(folder / "archive", "ARCHIVE", callers={"DICOMNODE": ("127.0.0.1", node_port)}) as archive:
         config_path.parent.mkdir(parents=True)
         config_path.write_text(NODE_TOML.format(node_port=node_port, archive_port=archive.port), encoding="utf-8")
@@ -137,32 +132,12 @@ def _own_series(folder: Path, clock: _Clock) -> Series:
 def _running_node(config_path: Path, clock: _Clock) -> Generator[Config]:
     """`dicomnode serve` in a process of its own, its log beside its configuration."""
     config = read_config(config_path)
-    command = [sys.executable, "-m", "dicomnode", "serve", "--config", str(config_path)]
     log_path = config_path.parent / "node.log"
     clock(f"starting a node: dicomnode serve --config {config_path} (log: {log_path})")
-    with log_path.open("wb") as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
-        try:
-            _wait_until_it_answers(config, process, log_path)
-            clock(f"the node answers C-ECHO as {config.node.ae_title} on port {config.node.port}")
-            yield config
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(60)
-
-
-def _wait_until_it_answers(config: Config, process: subprocess.Popen[bytes], log_path: Path) -> None:
-    node = _as_peer(config)
-    archive = Archive(Destination(name="node", peer="node", timeout_s=2.0), node, "ARCHIVE")
-    deadline = time.monotonic() + READY_S
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise NodeError(f"the node ended at its start with exit code {process.returncode}; see {log_path}")
-        try:
-            return archive.echo()
-        except Unavailable:
-            time.sleep(0.2)
-    raise NodeError(f"expected the node to answer within {READY_S:.0f} s, found silence; see {log_path}")
+    with running(["serve", "--config", str(config_path)], log_path) as process:
+        wait_until_it_answers(config, process, log_path)
+        clock(f"the node answers C-ECHO as {config.node.ae_title} on port {config.node.port}")
+        yield config
 
 
 def _through_the_node(series: Series, archive: StandInArchive, config: Config, clock: _Clock) -> Order:
@@ -170,7 +145,7 @@ def _through_the_node(series: Series, archive: StandInArchive, config: Config, c
     megabytes = sum(instance.size_bytes for instance in series.instances) / 1e6
     clock(f"the archive sends {len(paths)} instances ({megabytes:.0f} MB) by C-STORE")
     began = time.monotonic()
-    answers = archive.forward(paths, _as_peer(config))
+    answers = archive.forward(paths, as_peer(config))
     seconds = time.monotonic() - began
     if refused := [a for a in answers if not a.kept]:
         raise NodeError(f"{len(refused)} of {len(answers)} instances were refused: {refused[0].sentence}")
@@ -248,13 +223,3 @@ def _say_audit(config: Config, clock: _Clock) -> None:
     ledger.close()
     found = verify(config.node.audit_dir, [AuditHead(*anchored)] if anchored else [])
     clock(f"audit log: {found.records} records, {'intact' if found.is_intact else 'NOT INTACT'}")
-
-
-def _as_peer(config: Config) -> Peer:
-    return Peer(name="node", ae_title=config.node.ae_title, host="127.0.0.1", port=config.node.port)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

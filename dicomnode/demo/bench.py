@@ -1,0 +1,215 @@
+"""`dicomnode bench`: seconds and memory of every step, beside other libraries and the budgets the node is built for.
+
+Each step runs in a process of its own, so that its memory is not another's. A missed budget is said, not failed:
+figures of a busy machine mean little.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from dicomnode.demo.bench_place import SIZES, Detail, Size
+from dicomnode.errors import NodeError
+
+Say = Callable[[str], None]
+Results = Mapping[str, Detail]  # by step
+
+STEPS: Mapping[str, str] = {
+    "material": "writing a CT series and a model with random weights",
+    "find": "find files (UIDs, SHA-256)",
+    "gate": "headers and geometry gate",
+    "assemble": "assemble the volume",
+    "simpleitk": "  peer: SimpleITK's series reader",
+    "resample": "resample to 1.5 mm",
+    "infer": "infer, back on the source grid",
+    "encode": "encode the SEG",
+    "highdicom": "  peer: highdicom called plainly",
+    "check": "check the SEG's bytes",
+    "whole": "files to checked SEG, UNet 16..256",
+    "shipped": "files to checked SEG, torso model",
+    "disk": "the disk alone, fsync and rename per file",
+    "listener": "listener, one association",
+    "turnaround": "last slice to SEG in the archive, UNet 16..256",
+    "turnaround-shipped": "last slice to SEG in the archive, torso model",
+    "waiting": "worker while series wait",
+}
+
+CPU_S, PEAK_MIB = 15.0, 2560.0
+LISTENER_MB_PER_S = 100.0
+REST_S = 5.0
+# "No memory": less than the measurement itself varies by. A header that is kept takes kilobytes, of 10,000 series much more.
+NO_GROWTH_MIB = 16.0
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table; seconds and memory are of the step's process, or of the role that the line names."""
+
+    step: str
+    wall_s: float | None = None
+    cpu_s: float | None = None
+    peak_mib: float | None = None
+    figures: str = ""
+    budget: str = ""
+    kept: str = ""  # "yes", "NO", or nothing where there is no budget
+
+
+def run_bench(path: Path, say: Say, *, quick: bool) -> Mapping[str, Any]:
+    """Measure everything and write it to `path` as JSON; returns the same document: machine, series, rows, steps.
+
+    The temporary folder is made beside `path`: what is measured there is that disk.
+
+    Raises:
+        NodeError: a step does not run through.
+    """
+    name = "quick" if quick else "full"
+    machine = describe_machine()
+    say(f"load before the start: {machine['load_before']}; a busy machine gives figures of a busy machine")
+    with tempfile.TemporaryDirectory(prefix=".bench-", dir=path.resolve().parent) as folder:
+        results = {step: _run_step(step, Path(folder), name, say) for step in STEPS}
+    rows = [*_rows_of_steps(results), *_rows_of_network(results)]
+    shown = rows if not quick else [_without_budget(row) for row in rows]
+    document = {"machine": machine, "series": asdict(SIZES[name]), "rows": [asdict(r) for r in shown], "steps": results}
+    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    return document
+
+
+def describe_machine() -> dict[str, Any]:
+    """What the figures depend on."""
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "cores": len(os.sched_getaffinity(0)),
+        "cpu": _cpu_model(),
+        "memory_gib": round(memory_bytes / (1 << 30), 1),
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "load_before": round(os.getloadavg()[0], 2),
+    }
+
+
+def size_in_words(size: Mapping[str, Any]) -> str:
+    """The series that was measured, for people."""
+    described = Size(**size)
+    return f"{described.slices} x {described.rows} x {described.rows}, {described.slice_mm} mm slices, " + (
+        f"{described.pixel_mm} mm pixels"
+    )
+
+
+def _run_step(step: str, folder: Path, size: str, say: Say) -> Detail:
+    say(STEPS[step].strip())
+    command = [sys.executable, "-m", "dicomnode.demo.bench_steps", step, str(folder), size]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise NodeError(f"expected step {step!r} of the benchmark to run through, found: {last}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _cpu_model() -> str:
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.machine())
+
+
+def _rows_of_steps(results: Results) -> list[Row]:
+    """Everything between files and a checked SEG."""
+    plain = {step: _row(step, results[step]) for step in list(STEPS)[1 : list(STEPS).index("disk")]}
+    phases = results["infer"]["phases"]
+    said = {
+        "infer": f"windows {phases['windows']:.2f} s, back {phases['back']:.2f} s; {results['infer']['windows']} windows, "
+        f"{results['infer']['precision']}, {results['infer']['device']}, {results['infer']['threads']} threads",
+        "encode": _written(results["encode"]),
+        "highdicom": _written(results["highdicom"]),
+        "whole": _start(results["whole"]),
+        "shipped": _start(results["shipped"]),
+    }
+    rows = {step: _with(row, said.get(step, "")) for step, row in plain.items()}
+    whole = results["whole"]
+    kept = whole["cpu_s"] <= CPU_S and whole["peak_mib"] <= PEAK_MIB
+    rows["whole"] = _with(
+        rows["whole"], rows["whole"].figures, f"<= {CPU_S:.0f} CPU s, <= {PEAK_MIB:.0f} MiB", kept=kept
+    )
+    return list(rows.values())
+
+
+def _rows_of_network(results: Results) -> list[Row]:
+    """The disk, the listener, a whole node, and the worker while others wait."""
+    heard, waiting = results["listener"], results["waiting"]
+    slowest = min(heard["mb_per_s"])
+    growth = heard["longer_peak_mib_listener"] - heard["peak_mib_listener"]
+    longer = heard["longer_instances"]
+    return [
+        Row(STEPS["disk"], figures=_rates(results["disk"]["mb_per_s"])),
+        _with(
+            Row(STEPS["listener"], peak_mib=heard["peak_mib_listener"]),
+            f"{_rates(heard['mb_per_s'])} by a bare socket",
+            f">= {LISTENER_MB_PER_S:.0f} MB/s",
+            kept=slowest >= LISTENER_MB_PER_S,
+        ),
+        Row("  the same, sent by dcmtk's storescu", figures=_storescu(heard["storescu_mb_per_s"])),
+        _with(
+            Row(f"  the same, {longer} instances", peak_mib=heard["longer_peak_mib_listener"]),
+            f"{heard['longer_mb_per_s']:.0f} MB/s; memory {growth:+.1f} MiB",
+            f"<= {NO_GROWTH_MIB:.0f} MiB more",
+            kept=growth <= NO_GROWTH_MIB,
+        ),
+        _turnaround(results, "turnaround"),
+        _turnaround(results, "turnaround-shipped"),
+        _with(
+            Row(f"{STEPS['waiting']}: {waiting['waiting_many']}", peak_mib=waiting["peak_mib_many"]),
+            f"memory {waiting['growth_mib']:+.1f} MiB against {waiting['waiting_few']} waiting series",
+            f"<= {NO_GROWTH_MIB:.0f} MiB more",
+            kept=waiting["growth_mib"] <= NO_GROWTH_MIB,
+        ),
+    ]
+
+
+def _turnaround(results: Results, step: str) -> Row:
+    warm, first = results[step]["warm"], results[step]["first"]
+    inferred_s = warm["steps_s"]["infer"]
+    figures = (
+        f"the network's windows {warm['network_s']:.2f} s, the rest {warm['rest_s']:.2f} s "
+        f"({warm['seconds'] - inferred_s:.2f} s beside the whole step infer); first after the start {first['seconds']:.2f} s"
+    )
+    kept = warm["rest_s"] <= REST_S
+    return _with(Row(STEPS[step], wall_s=warm["seconds"]), figures, f"rest <= {REST_S:.0f} s", kept=kept)
+
+
+def _row(step: str, found: Detail) -> Row:
+    return Row(STEPS[step], round(found["wall_s"], 2), round(found["cpu_s"], 2), round(found["peak_mib"]))
+
+
+def _with(row: Row, figures: str, budget: str = "", *, kept: bool | None = None) -> Row:
+    verdict = "" if kept is None else "yes" if kept else "NO"
+    return Row(row.step, row.wall_s, row.cpu_s, row.peak_mib, figures, budget, verdict)
+
+
+def _without_budget(row: Row) -> Row:
+    """Budgets are for the full series."""
+    return _with(row, row.figures)
+
+
+def _written(found: Detail) -> str:
+    return f"{found['segments']} segments, {found['file_mb']} MB"
+
+
+def _start(found: Detail) -> str:
+    return f"before it {found['cpu_before_s']:.1f} CPU s for Python and imports"
+
+
+def _rates(rates: list[float]) -> str:
+    return " / ".join(f"{rate:.0f}" for rate in rates) + " MB/s"
+
+
+def _storescu(rates: list[float]) -> str:
+    return _rates(rates) if rates else "storescu not installed"
