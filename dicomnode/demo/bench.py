@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -43,11 +43,14 @@ STEPS: Mapping[str, str] = {
     "waiting": "worker while series wait",
 }
 
+BETWEEN_FILES_AND_SEG = (
+    "find", "gate", "assemble", "simpleitk", "resample", "infer", "encode", "highdicom", "check", "whole", "shipped",
+)  # fmt: skip
+
 CPU_S, PEAK_MIB = 15.0, 2560.0
 LISTENER_MB_PER_S = 100.0
 REST_S = 5.0
-# "No memory": less than the measurement itself varies by. A header that is kept takes kilobytes, of 10,000 series much more.
-NO_GROWTH_MIB = 16.0
+NO_GROWTH_MIB = 16.0  # stands for "no memory": of 10,000 waiting series it is 1.6 KiB each, less than a header
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,7 @@ def run_bench(path: Path, say: Say, *, quick: bool) -> Mapping[str, Any]:
     with tempfile.TemporaryDirectory(prefix=".bench-", dir=path.resolve().parent) as folder:
         results = {step: _run_step(step, Path(folder), name, say) for step in STEPS}
     rows = [*_rows_of_steps(results), *_rows_of_network(results)]
-    shown = rows if not quick else [_without_budget(row) for row in rows]
+    shown = rows if not quick else [replace(row, budget="", kept="") for row in rows]  # budgets are for the full series
     document = {"machine": machine, "series": asdict(SIZES[name]), "rows": [asdict(r) for r in shown], "steps": results}
     path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     return document
@@ -123,80 +126,79 @@ def _cpu_model() -> str:
 
 def _rows_of_steps(results: Results) -> list[Row]:
     """Everything between files and a checked SEG."""
-    plain = {step: _row(step, results[step]) for step in list(STEPS)[1 : list(STEPS).index("disk")]}
-    phases = results["infer"]["phases"]
     said = {
-        "infer": f"windows {phases['windows']:.2f} s, back {phases['back']:.2f} s; {results['infer']['windows']} windows, "
-        f"{results['infer']['precision']}, {results['infer']['device']}, {results['infer']['threads']} threads",
+        "infer": _inferred(results["infer"]),
         "encode": _written(results["encode"]),
         "highdicom": _written(results["highdicom"]),
         "whole": _start(results["whole"]),
         "shipped": _start(results["shipped"]),
     }
-    rows = {step: _with(row, said.get(step, "")) for step, row in plain.items()}
+    rows = {step: _row(step, results[step], said.get(step, "")) for step in BETWEEN_FILES_AND_SEG}
     whole = results["whole"]
     kept = whole["cpu_s"] <= CPU_S and whole["peak_mib"] <= PEAK_MIB
-    rows["whole"] = _with(
-        rows["whole"], rows["whole"].figures, f"<= {CPU_S:.0f} CPU s, <= {PEAK_MIB:.0f} MiB", kept=kept
-    )
+    rows["whole"] = _judged(rows["whole"], f"<= {CPU_S:.0f} CPU s, <= {PEAK_MIB:.0f} MiB", kept=kept)
     return list(rows.values())
 
 
 def _rows_of_network(results: Results) -> list[Row]:
     """The disk, the listener, a whole node, and the worker while others wait."""
-    heard, waiting = results["listener"], results["waiting"]
-    slowest = min(heard["mb_per_s"])
-    growth = heard["longer_peak_mib_listener"] - heard["peak_mib_listener"]
-    longer = heard["longer_instances"]
     return [
         Row(STEPS["disk"], figures=_rates(results["disk"]["mb_per_s"])),
-        _with(
-            Row(STEPS["listener"], peak_mib=heard["peak_mib_listener"]),
-            f"{_rates(heard['mb_per_s'])} by a bare socket",
-            f">= {LISTENER_MB_PER_S:.0f} MB/s",
-            kept=slowest >= LISTENER_MB_PER_S,
-        ),
-        Row("  the same, sent by dcmtk's storescu", figures=_storescu(heard["storescu_mb_per_s"])),
-        _with(
-            Row(f"  the same, {longer} instances", peak_mib=heard["longer_peak_mib_listener"]),
-            f"{heard['longer_mb_per_s']:.0f} MB/s; memory {growth:+.1f} MiB",
-            f"<= {NO_GROWTH_MIB:.0f} MiB more",
-            kept=growth <= NO_GROWTH_MIB,
-        ),
-        _turnaround(results, "turnaround"),
-        _turnaround(results, "turnaround-shipped"),
-        _with(
-            Row(f"{STEPS['waiting']}: {waiting['waiting_many']}", peak_mib=waiting["peak_mib_many"]),
-            f"memory {waiting['growth_mib']:+.1f} MiB against {waiting['waiting_few']} waiting series",
-            f"<= {NO_GROWTH_MIB:.0f} MiB more",
-            kept=waiting["growth_mib"] <= NO_GROWTH_MIB,
-        ),
+        *_rows_of_listener(results["listener"]),
+        _turnaround("turnaround", results),
+        _turnaround("turnaround-shipped", results),
+        _waiting(results["waiting"]),
     ]
 
 
-def _turnaround(results: Results, step: str) -> Row:
-    warm, first = results[step]["warm"], results[step]["first"]
-    inferred_s = warm["steps_s"]["infer"]
-    figures = (
-        f"the network's windows {warm['network_s']:.2f} s, the rest {warm['rest_s']:.2f} s "
-        f"({warm['seconds'] - inferred_s:.2f} s beside the whole step infer); first after the start {first['seconds']:.2f} s"
+def _rows_of_listener(found: Detail) -> list[Row]:
+    rates, peak_mib, longer_mib = found["mb_per_s"], found["peak_mib_listener"], found["longer_peak_mib_listener"]
+    growth_mib = longer_mib - peak_mib
+    row = Row(STEPS["listener"], peak_mib=peak_mib, figures=f"{_rates(rates)}, sent by a bare socket")
+    longer = Row(
+        f"  the same, {found['longer_instances']} instances",
+        peak_mib=longer_mib,
+        figures=f"{found['longer_mb_per_s']:.0f} MB/s; memory {growth_mib:+.1f} MiB",
     )
-    kept = warm["rest_s"] <= REST_S
-    return _with(Row(STEPS[step], wall_s=warm["seconds"]), figures, f"rest <= {REST_S:.0f} s", kept=kept)
+    return [
+        _judged(row, f">= {LISTENER_MB_PER_S:.0f} MB/s", kept=min(rates) >= LISTENER_MB_PER_S),
+        Row("  the same, sent by dcmtk's storescu", figures=_storescu(found["storescu_mb_per_s"])),
+        _judged(longer, f"<= {NO_GROWTH_MIB:.0f} MiB more", kept=growth_mib <= NO_GROWTH_MIB),
+    ]
 
 
-def _row(step: str, found: Detail) -> Row:
-    return Row(STEPS[step], round(found["wall_s"], 2), round(found["cpu_s"], 2), round(found["peak_mib"]))
+def _turnaround(step: str, results: Results) -> Row:
+    warm, first = results[step]["warm"], results[step]["first"]
+    figures = (
+        f"the network's windows {warm['network_s']:.2f} s + {warm['rest_s']:.2f} s "
+        f"(or the whole step infer {warm['steps_s']['infer']:.2f} s + {warm['seconds'] - warm['steps_s']['infer']:.2f} s); "
+        f"first series after the start {first['seconds']:.2f} s"
+    )
+    row = Row(STEPS[step], wall_s=warm["seconds"], figures=figures)
+    return _judged(row, f"<= windows + {REST_S:.0f} s", kept=warm["rest_s"] <= REST_S)
 
 
-def _with(row: Row, figures: str, budget: str = "", *, kept: bool | None = None) -> Row:
-    verdict = "" if kept is None else "yes" if kept else "NO"
-    return Row(row.step, row.wall_s, row.cpu_s, row.peak_mib, figures, budget, verdict)
+def _waiting(found: Detail) -> Row:
+    growth_mib = found["growth_mib"]
+    row = Row(
+        f"worker while {found['waiting_many']} series wait",
+        peak_mib=found["peak_mib_many"],
+        figures=f"memory {growth_mib:+.1f} MiB against {found['waiting_few']} waiting",
+    )
+    return _judged(row, f"<= {NO_GROWTH_MIB:.0f} MiB more", kept=growth_mib <= NO_GROWTH_MIB)
 
 
-def _without_budget(row: Row) -> Row:
-    """Budgets are for the full series."""
-    return _with(row, row.figures)
+def _row(step: str, found: Detail, figures: str) -> Row:
+    return Row(STEPS[step], round(found["wall_s"], 2), round(found["cpu_s"], 2), round(found["peak_mib"]), figures)
+
+
+def _judged(row: Row, budget: str, *, kept: bool) -> Row:
+    return replace(row, budget=budget, kept="yes" if kept else "NO")
+
+
+def _inferred(found: Detail) -> str:
+    phases, where = found["phases"], f"{found['device']}, {found['threads']} thread(s), {found['precision']}"
+    return f"windows {phases['windows']:.2f} s, back {phases['back']:.2f} s; {found['windows']} windows, {where}"
 
 
 def _written(found: Detail) -> str:

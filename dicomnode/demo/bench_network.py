@@ -14,7 +14,7 @@ from typing import Any
 
 from dicomnode.config import Config, read_config
 from dicomnode.demo.archive import StandInArchive
-from dicomnode.demo.bench_place import MODEL, Detail, Place, Stopwatch, peak_mib
+from dicomnode.demo.bench_place import Detail, Place, Stopwatch, peak_mib
 from dicomnode.demo.bench_sender import Loaded, Sent, read_loaded, renamed, send_loaded
 from dicomnode.demo.processes import free_port, require_alive, running, wait_until_it_answers
 from dicomnode.errors import NodeError
@@ -165,7 +165,7 @@ def measure_turnaround(place: Place, watch: Stopwatch, model: str) -> Detail:
     files = [read_loaded(path) for path in sorted(place.series_folder.iterdir())]
     series_uid = place.read_series().series_instance_uid
     folder = place.folder / "node"
-    with StandInArchive(folder / "archive", SENDER) as archive:
+    with StandInArchive(place.folder / f"archive-{model}", SENDER) as archive:
         config, log_path = write_config(folder, model=model, archive_port=archive.port), folder / "node.log"
         archive.callers["BENCH"] = ("127.0.0.1", config.node.port)
         shutil.copytree(place.models, config.node.data_dir / "models")

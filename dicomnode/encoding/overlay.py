@@ -194,7 +194,8 @@ def _draw_legend(draw: ImageDraw.ImageDraw, geometry: Geometry, segmentation: Se
     right = min(right, left + MAX_LEGEND * SCALE)
     slices, rows, columns = geometry.shape
     slice_mm, row_mm, column_mm = geometry.spacing_mm
-    _write(draw, (left, top), segmentation.model.title, 22, "la", INK)
+    title = segmentation.model.title
+    _write(draw, (left, top), title, _fitting_points(title, 22, right - left), "la", INK)
     grid = f"{slices} slices of {rows} x {columns},  {slice_mm:.2f} x {row_mm:.2f} x {column_mm:.2f} mm"
     _write(draw, (left, top + 32 * SCALE), grid, 13, "la", FAINT)
     first = top + 66 * SCALE
@@ -213,6 +214,12 @@ def _draw_legend(draw: ImageDraw.ImageDraw, geometry: Geometry, segmentation: Se
     )
     for index, line in enumerate(lines):
         _write(draw, (left, notes + index * 20 * SCALE), line, 13, "la", FAINT)
+
+
+def _fitting_points(text: str, largest: int, width: int) -> int:
+    """The largest size, in points, at which a text keeps to a width."""
+    sizes = (p for p in range(largest, 9, -1) if ImageFont.load_default(p * SCALE).getlength(text) <= width)
+    return next(sizes, 9)
 
 
 def _draw_entry(draw: ImageDraw.ImageDraw, segment: Segment, volume_ml: float, box: Box, *, filled: bool) -> None:
