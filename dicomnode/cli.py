@@ -45,6 +45,8 @@ def main() -> None:
         _fail(error, 1)
     except BrokenPipeError:
         sys.exit(1)  # whoever read our output has gone
+    except OSError as error:
+        _fail(NodeError(f"{error.filename or 'a file'}: {error.strerror}; check the path and its permissions"), 1)
 
 
 def _fail(error: NodeError, code: int) -> None:
@@ -100,7 +102,7 @@ def segment(
     else:
         for report in reports:
             _print_report(report)
-    if not reports or any(r["outcome"] == "refused" for r in reports):
+    if not reports or any(r["outcome"] in {"refused", "failed"} for r in reports):
         raise typer.Exit(1)
 
 
@@ -254,7 +256,10 @@ def bench(
     measured = run_bench(path, lambda line: err.print(line, markup=False), quick=quick)
     out.print(f"series: {size_in_words(measured['series'])}", markup=False)
     out.print("machine: " + ", ".join(f"{k} {v}" for k, v in measured["machine"].items()), markup=False)
-    _print_table(measured["rows"], ["step", "wall_s", "cpu_s", "peak_mib", "figures", "budget", "kept"])
+    _print_table(measured["rows"], ["step", "wall_s", "cpu_s", "peak_mib", "mb_per_s", "budget", "kept"])
+    for row in measured["rows"]:
+        if row["note"]:
+            out.print(f"{row['step'].strip()}: {row['note']}", markup=False)
     out.print(f"everything in numbers: {path}", markup=False)
 
 

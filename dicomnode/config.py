@@ -28,6 +28,9 @@ Entry = TypeVar("Entry", "Peer", "Destination")
 Condition = str | int | float | bool | dict[str, str | int | float | list[str | int | float]]
 
 
+RESULT_KINDS = ("seg",)  # as the table of `encoding/kinds.py`, which a host without the encoders cannot load
+
+
 class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -84,7 +87,7 @@ class Destination(_Table):
     path: Path | None = None  # folder: where
     commitment: bool = True  # archive: ask for storage commitment
     timeout_s: Seconds = 30.0
-    first_retry_s: Seconds = 5.0
+    first_retry_s: Annotated[float, Field(ge=0.1)] = 5.0
     last_retry_s: Seconds = 3600.0
     give_up_after_days: Annotated[float, Field(gt=0)] = 7.0
     commitment_wait_s: Seconds = 600.0  # asked again when no report came within this time
@@ -104,8 +107,8 @@ class Route(_Table):
     name: Name
     match: Mapping[str, Condition] = {}  # DICOM keyword (or number_of_instances) -> condition
     model: Annotated[str, Field(min_length=1)]
-    results: tuple[str, ...] = ("seg",)
-    destinations: tuple[str, ...]
+    results: Annotated[tuple[str, ...], Field(min_length=1)] = ("seg",)
+    destinations: Annotated[tuple[str, ...], Field(min_length=1)]
     priority: Annotated[int, Field(ge=1, le=1000)] = 100  # lower runs first
 
 
@@ -137,6 +140,7 @@ class Retention(_Table):
     """How long things stay in the spool."""
 
     received_days: Annotated[float, Field(gt=0)] = 14.0  # instances, from the completion of their series
+    parked_days: Annotated[float, Field(gt=0)] = 90.0  # instances of series with a parked order, from its parking
     results_days: Annotated[float, Field(gt=0)] = 30.0  # results that reached their goal everywhere
 
 

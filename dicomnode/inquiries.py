@@ -11,6 +11,7 @@ from dicomnode.errors import ConfigError, ModelError, NodeError
 from dicomnode.ledger import Delivery, Ledger, Order, OrderState, SeriesState
 from dicomnode.node import checked_config, model_store, open_ledger
 from dicomnode.routing import patient_key_of
+from dicomnode.steps.delivering import file_sha256
 from dicomnode.steps.recorder import Recorder, now
 from dicomnode.work import WorkClient, delivery_job, prepare, route_job, segment_job
 
@@ -182,8 +183,8 @@ def _retry_order(name: str, ledger: Ledger, work: WorkClient, spool_dir: Path) -
         return None
     parked = [d for d in ledger.delivered.deliveries_of(name) if d.parked]
     opened = [ledger.delivered.start_again(d.sop_instance_uid, d.destination, now()) for d in parked]
-    files = [spool_dir / ledger.ordered.result(d.sop_instance_uid).path for d in parked]
-    if parked and all(path.exists() for path in files):
+    results = [ledger.ordered.result(d.sop_instance_uid) for d in parked]
+    if parked and all(file_sha256(spool_dir / r.path) == r.sha256 for r in results):
         for again in opened:
             work.enqueue(delivery_job(again.sop_instance_uid, again.destination, (again.round, 1)))
         ledger.ordered.settle(name, now())

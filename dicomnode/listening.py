@@ -2,25 +2,28 @@
 
 import threading
 import time
-from dataclasses import dataclass, field
-from datetime import timedelta
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from dicomnode.audit import AuditEvent, AuditOutcome, AuditRecord
 from dicomnode.config import Config, Destination
 from dicomnode.destinations import Archive
-from dicomnode.errors import NodeError
+from dicomnode.errors import NodeError, Unavailable
 from dicomnode.ledger import CommitmentReport, Ledger, OrderState, ReceivedInstance
 from dicomnode.log import Log
 from dicomnode.receive import AssociationEnd, Completed, CompletionTracker, Events, Listener, RejectedCall, Spool
 from dicomnode.steps.delivering import enter_report
 from dicomnode.steps.recorder import Recorder
-from dicomnode.work import Queue, WorkClient, route_job
+from dicomnode.work import Job, Queue, WorkClient, delivery_job, route_job, segment_job
 
 log = Log("listen")
 
 TICK_S = 0.1
-HOUSEKEEPING_S = 60.0
+CHORE_PAUSE_S = 1.0
+HOUSEKEEPING_S = 30.0
+ORPHANED_AFTER_S = 60.0  # what waits for longer than this must have a job on a queue
 PURGE_S = 3600.0
 COUNT_TIMEOUT_S = 5.0
 
@@ -51,6 +54,25 @@ class Indexer:
 
 
 @dataclass(slots=True)
+class _Chore:
+    """Something to do again and again; that it fails once concerns no other."""
+
+    work: Callable[[], None]
+    every_s: float
+    next_s: float = 0.0
+
+    def do_when_due(self) -> None:
+        if time.monotonic() < self.next_s:
+            return
+        try:
+            self.work()
+            self.next_s = time.monotonic() + self.every_s
+        except NodeError as error:
+            self.next_s = time.monotonic() + max(self.every_s / 10, CHORE_PAUSE_S)
+            log.warning("a chore failed and is tried again", chore=self.work.__name__, why=str(error))
+
+
+@dataclass(slots=True)
 class Listening:
     """One listener with its index and its completion rules, until told to stop."""
 
@@ -61,9 +83,12 @@ class Listening:
     spool: Spool
     indexer: Indexer = field(init=False)
     tracker: CompletionTracker = field(init=False)
+    _started_at: datetime = field(init=False)
+    _started_s: float = field(init=False)
 
     def __post_init__(self) -> None:
         self.indexer = Indexer(self.ledger)
+        self._started_at, self._started_s = self.recorder.clock(), time.monotonic()
         asks = any(p.query_count for p in self.config.peers)
         counts = self._count_at_peer if asks else None
         self.tracker = CompletionTracker(self.config.completion, counts, self.ledger.received.count_held)
@@ -81,21 +106,36 @@ class Listening:
             self.indexer.flush()
 
     def _loop(self, stop: threading.Event) -> None:
-        next_housekeeping = next_purge = 0.0
+        """Do what is due; whatever is away, receiving goes on: the spool needs neither ledger nor queue."""
+        chores = [
+            _Chore(self._index_and_complete, 0.0),
+            _Chore(self._reopen, HOUSEKEEPING_S),
+            _Chore(self._housekeep, HOUSEKEEPING_S),
+            _Chore(self._purge, PURGE_S),
+        ]
         while not stop.wait(TICK_S):
+            for chore in chores:
+                chore.do_when_due()
+
+    def _index_and_complete(self) -> None:
+        at = self._steady()  # before the flush: what comes during it is neither indexed nor counted as at rest
+        self.indexer.flush()
+        due = self.tracker.due(at)
+        for number, completed in enumerate(due):
             try:
-                self.indexer.flush()
-                for completed in self.tracker.due(self.recorder.clock()):
-                    self._close(completed)
-                if time.monotonic() >= next_housekeeping:
-                    self._housekeep()
-                    next_housekeeping = time.monotonic() + HOUSEKEEPING_S
-                if time.monotonic() >= next_purge:
-                    self._purge()
-                    next_purge = time.monotonic() + PURGE_S
-            except NodeError as error:
-                log.warning("will be tried again", why=str(error))
-                self.tracker.reopen(self.ledger.received.open_series(), self.recorder.clock())
+                self._close(completed)
+            except NodeError:
+                for waiting in due[number:]:  # `_reopen` takes them up again
+                    log.warning("series could not be closed now", series=waiting.series_instance_uid)
+                raise
+
+    def _reopen(self) -> None:
+        """Take up open series that the tracker does not know: closing one of them failed, or it came meanwhile."""
+        self.tracker.reopen(self.ledger.received.open_series(), self._steady())
+
+    def _steady(self) -> datetime:
+        """The time since the start that no correction of the clock moves."""
+        return self._started_at + timedelta(seconds=time.monotonic() - self._started_s)
 
     def _events(self) -> Events:
         return Events(
@@ -107,11 +147,11 @@ class Listening:
 
     def _on_received(self, instance: ReceivedInstance, association: int) -> None:
         self.indexer.add(instance)
-        self.tracker.received(instance, association)
+        self.tracker.received(replace(instance, received_at=self._steady()), association)
 
     def _on_association_end(self, end: AssociationEnd) -> None:
         at = self.recorder.clock()
-        self.tracker.association_ended(end, at)
+        self.tracker.association_ended(end, self._steady())
         if end.instances or end.refused:
             self.recorder.audited(
                 AuditRecord(
@@ -147,16 +187,18 @@ class Listening:
         known = self.ledger.received.known_paths()
         found = list(self.spool.walk(known))
         self.ledger.received.index(found)
-        self.tracker.reopen(self.ledger.received.open_series(), self.recorder.clock())
+        self._reopen()
         log.info("index reconciled", known=len(known), added=len(found), open_series=self.tracker.waiting())
 
     def _close(self, completed: Completed) -> None:
-        version = self.ledger.received.close_series(completed.series_instance_uid, completed.at, completed.evidence)
+        version = self.ledger.received.close_series(
+            completed.series_instance_uid, self.recorder.clock(), completed.evidence
+        )
         if version is None:
             return  # the same instances again
         self.recorder.audited(
             AuditRecord(
-                at=completed.at,
+                at=self.recorder.clock(),
                 event=AuditEvent.SERIES_COMPLETED,
                 role=self.recorder.role,
                 study_instance_uid=version.study_instance_uid,
@@ -170,28 +212,54 @@ class Listening:
         log.info("series complete", version=version.version_id, number=version.number, evidence=completed.evidence)
 
     def _housekeep(self) -> None:
-        """Enqueue again what a crash kept from the queue, and set aside what the engine gave up on."""
-        for version_id in self.ledger.received.unrouted():
-            self.work.enqueue(route_job(version_id))
+        """Set aside what the engine gave up on; queue again whatever should have a job and has none."""
         for job_id, why in self.work.lost(Queue.SEGMENT):
             self._park_lost(job_id, why)
+        before = self.recorder.clock() - timedelta(seconds=ORPHANED_AFTER_S)
+        again = self.recorder.clock().isoformat()
+        routing = {job_id.split("/")[1] for job_id in self.work.live(Queue.ROUTE)}
+        for version_id in set(self.ledger.received.unrouted(before)) - routing:
+            self._queue_again(route_job(version_id, again))
+        segmenting = {job_id.split("/")[1] for job_id in self.work.live(Queue.SEGMENT)}
+        for order in self.ledger.ordered.unfinished(before):
+            if order.order_id not in segmenting:
+                self._queue_again(segment_job(order.order_id, order.attempt, order.priority, again=again))
+        delivering = {tuple(job_id.split("/")[1:3]) for job_id in self.work.live(Queue.DELIVER)}
+        for d in self.ledger.delivered.unfinished(before):
+            if (d.sop_instance_uid, d.destination) not in delivering:
+                self._queue_again(delivery_job(d.sop_instance_uid, d.destination, (d.round, 1), again=again))
+
+    def _queue_again(self, job: Job) -> None:
+        log.warning("job was missing, queued again", job=job.job_id)
+        self.work.enqueue(job)
 
     def _park_lost(self, job_id: str, why: str) -> None:
         kind, name, attempt = job_id.split("/")[:3]
         if kind != Queue.SEGMENT:
             return
-        order = self.ledger.ordered.order(name)
+        try:
+            order = self.ledger.ordered.order(name)
+        except LookupError:  # of a ledger that was lost
+            return
         if order.state in {OrderState.WAITING, OrderState.RUNNING} and attempt == str(order.attempt):
             sentence = (
                 f"the durable engine gave up on it ({why.lower()}); see the worker's log, then 'dicomnode retry ID'"
             )
-            self.ledger.ordered.set_state(name, OrderState.PARKED, sentence, self.recorder.clock())
+            at = self.recorder.clock()
+            outcome = AuditOutcome.SERIOUS_FAILURE
+            self.recorder.audited(
+                AuditRecord(
+                    at, AuditEvent.PARKED, self.recorder.role, outcome, order_id=order.order_id, detail=sentence
+                )
+            )
+            self.ledger.ordered.set_state(name, OrderState.PARKED, sentence, at)
 
     def _purge(self) -> None:
         """Remove instances and results whose time in the spool is over; the ledger keeps what they were."""
         at = self.recorder.clock()
         before = at - timedelta(days=self.config.retention.received_days)
-        for series_uid, paths in self.ledger.received.closed_before(before):
+        parked = at - timedelta(days=self.config.retention.parked_days)
+        for series_uid, paths in self.ledger.received.closed_before(before, parked):
             self._remove(paths)
             self.ledger.received.set_purged(series_uid, at)
             self._audit_purge(series_uid, len(paths), "received instances")
@@ -202,8 +270,11 @@ class Listening:
             self._audit_purge("", 1, f"result {result.sop_instance_uid}")
 
     def _remove(self, paths: list[Path]) -> None:
-        for path in paths:
-            (self.spool.root / path).unlink(missing_ok=True)
+        try:
+            for path in paths:
+                (self.spool.root / path).unlink(missing_ok=True)
+        except OSError as error:
+            raise Unavailable(f"the spool cannot be purged: {error.strerror}") from error
 
     def _audit_purge(self, series_uid: str, instances: int, what: str) -> None:
         self.recorder.audited(

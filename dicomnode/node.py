@@ -2,18 +2,18 @@
 
 import fcntl
 import os
+import secrets
 import shutil
 import signal
-import socket
 import threading
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dicomnode import __version__
 from dicomnode.audit import AuditEvent, AuditLog, AuditRecord
-from dicomnode.config import Config, read_config
-from dicomnode.errors import ConfigError
+from dicomnode.config import RESULT_KINDS, Config, read_config
+from dicomnode.errors import ConfigError, Unavailable
 from dicomnode.ledger import Ledger
 from dicomnode.log import Log, log_to_stderr
 from dicomnode.models.store import SHIPPED_PACKAGES, ModelStore
@@ -61,6 +61,10 @@ def checked_config(path: Path) -> Config:
     check_policies(config.geometry)
     names = model_store(config).names()
     for route in config.routes:
+        unknown = sorted(set(route.results) - set(RESULT_KINDS))
+        if unknown:
+            expected = f"expected kinds of result among {', '.join(RESULT_KINDS)}, found {', '.join(unknown)}"
+            raise ConfigError(f"{path}: key 'routes.{route.name}.results': {expected}")
         if route.model not in names:
             expected = f"expected one of the models {sorted(names)}, found {route.model!r}"
             raise ConfigError(f"{path}: key 'routes.{route.name}.model': {expected}")
@@ -166,10 +170,21 @@ def _deliver(config: Config, recorder: Recorder, stop: threading.Event) -> None:
 
 def _serve_queues(config: Config, role: str, able: Capabilities, queues: list[Queue], stop: threading.Event) -> None:
     Pipeline(able)
-    # Under the same id a started role takes up what a killed one left; two hosts must not share it.
-    launch(config.node.work_database_url, f"{socket.gethostname()}/{role}", queues)
+    launch(config.node.work_database_url, f"{_node_id(config)}/{role}", queues)
     stop.wait()
     stop_work(FINISH_S)
+
+
+def _node_id(config: Config) -> str:
+    """Under this id a started role takes up what a killed one left: it belongs to the data, not to the host's name."""
+    path = config.node.data_dir / "run" / "node-id"
+    if not path.exists():
+        fresh = path.with_suffix(f".{os.getpid()}")
+        fresh.write_text(secrets.token_hex(8), encoding="ascii")
+        with suppress(FileExistsError):  # another role was faster
+            os.link(fresh, path)
+        fresh.unlink()
+    return path.read_text(encoding="ascii").strip()
 
 
 _ROLES: dict[str, Callable[[Config, Recorder, threading.Event], None]] = {
@@ -194,10 +209,10 @@ def _only_one(config: Config, name: str) -> Generator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / f"{name}.lock").open("w")
     except OSError as error:
-        raise ConfigError(f"node.data_dir: {folder} cannot be written ({error.strerror})") from error
+        raise Unavailable(f"node.data_dir: {folder} cannot be written ({error.strerror})") from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ConfigError(f"expected no other '{name}' on {config.node.data_dir}, found one running") from error
+            raise Unavailable(f"expected no other '{name}' on {config.node.data_dir}, found one running") from error
         yield

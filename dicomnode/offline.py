@@ -51,8 +51,8 @@ def _segment_series(series: Series, model: str, segmenter: Segmenter, config: Co
         report |= _results(series, model, segmenter, config, target)
     except UnusableSeries as error:
         report |= {"outcome": "refused", "verdicts": [str(v) for v in error.verdicts]}
-    except ModelError as error:
-        report |= {"outcome": "refused", "verdicts": [str(error)]}
+    except NodeError as error:  # of this series only: the others go on
+        report |= {"outcome": "refused" if isinstance(error, ModelError) else "failed", "verdicts": [str(error)]}
     report["seconds"] = round(time.perf_counter() - began, 2)
     (target / "report.json").write_text(json.dumps(report, indent=2, default=str), encoding="utf-8")
     return report

@@ -16,11 +16,14 @@ from dbos import DBOS, DBOSConfiguredInstance
 
 from dicomnode.errors import NodeError
 from dicomnode.log import Log
-from dicomnode.work import MAX_RECOVERIES, delivery_job, enqueue, segment_job
+from dicomnode.work import MAX_RECOVERIES, delivery_job, enqueue, route_job, segment_job
 
 P = ParamSpec("P")
 T = TypeVar("T")
 log = Log("pipeline")
+
+MAX_ROUTE_TURNS = 1000
+LEDGER_AWAY_S = 30.0  # until what failed because ledger or spool are away is looked at again
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,7 @@ class Capabilities:
     check: Callable[[str], None] = _of_another_role  # order id; decodes the objects again and compares
     ship: Callable[[str], list[Shipment]] = _of_another_role  # order id; objects -> results and deliveries
     tidy: Callable[[str], None] = _of_another_role  # order id; the workspace has served
-    postpone: Callable[[str, NodeError, int], float | None] = _of_another_role  # order id; None: no more patience
+    postpone: Callable[[str, Exception, int], float | None] = _of_another_role  # order id; None: no more patience
     park: Callable[[str, str], None] = _of_another_role  # order id, sentence: needs a person
     deliver: Callable[[Shipment], float | None] = _of_another_role  # seconds until the next look, None: no more
 
@@ -74,13 +77,16 @@ class Pipeline(DBOSConfiguredInstance):
         self.able = able
 
     @DBOS.workflow(max_recovery_attempts=MAX_RECOVERIES)
-    def route_series(self, version_id: str) -> None:
+    def route_series(self, version_id: str, turn: int) -> None:
         """Decide which models a complete series gets; none is an answer too."""
         try:
             for placed in step(self.able.route, version_id):
                 enqueue(segment_job(placed.order_id, placed.attempt, placed.priority))
-        except Exception as error:  # noqa: BLE001  one of two places that decide about every failure
-            step(self.able.refuse, version_id, sentence(error))
+        except Exception as error:  # noqa: BLE001  one of the places that decide about every failure
+            if is_passing(error) and turn < MAX_ROUTE_TURNS:
+                enqueue(route_job(version_id, turn=turn + 1, delay_s=LEDGER_AWAY_S))
+            else:
+                step(self.able.refuse, version_id, sentence(error))
 
     @DBOS.workflow(max_recovery_attempts=MAX_RECOVERIES)
     def segment_series(self, order_id: str, attempt: int, postponed: int, priority: int) -> None:
@@ -94,8 +100,8 @@ class Pipeline(DBOSConfiguredInstance):
             for shipment in step(able.ship, order_id):
                 enqueue(delivery_job(shipment.sop_instance_uid, shipment.destination, (shipment.round, 1)))
             step(able.tidy, order_id)
-        except Exception as error:  # noqa: BLE001  one of two places that decide about every failure
-            if isinstance(error, NodeError) and error.retryable:
+        except Exception as error:  # noqa: BLE001  one of the places that decide about every failure
+            if is_passing(error):
                 wait_s = step(able.postpone, order_id, error, postponed)
                 if wait_s is not None:
                     enqueue(segment_job(order_id, attempt, priority, postponed=postponed + 1, delay_s=wait_s))
@@ -105,7 +111,11 @@ class Pipeline(DBOSConfiguredInstance):
     @DBOS.workflow(max_recovery_attempts=MAX_RECOVERIES)
     def deliver_result(self, sop_instance_uid: str, destination: str, round_: int, turn: int) -> None:
         """Take one result one step up at one destination; come back later without holding a thread."""
-        wait_s = step(self.able.deliver, Shipment(sop_instance_uid, destination, round_))
+        try:
+            wait_s = step(self.able.deliver, Shipment(sop_instance_uid, destination, round_))
+        except Exception as error:  # noqa: BLE001  one of the places that decide about every failure
+            log.warning("delivery could not be looked after", result=sop_instance_uid, why=sentence(error))
+            wait_s = LEDGER_AWAY_S
         if wait_s is not None:
             enqueue(delivery_job(sop_instance_uid, destination, (round_, turn + 1), delay_s=wait_s))
 
@@ -113,6 +123,11 @@ class Pipeline(DBOSConfiguredInstance):
 def step(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run one step; after a crash its remembered outcome takes its place."""
     return DBOS.run_step({"name": getattr(work, "__name__", "step")}, work, *args, **kwargs)
+
+
+def is_passing(error: Exception) -> bool:
+    """Whether the same step may succeed later, unchanged."""
+    return isinstance(error, MemoryError) or (isinstance(error, NodeError) and error.retryable)
 
 
 def sentence(error: Exception) -> str:

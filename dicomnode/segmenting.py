@@ -17,8 +17,8 @@ from dicomnode.imaging import ModelIdentity, Segmentation, Series, Verdict, Volu
 from dicomnode.inference import Engine, Inference, model_spacing
 from dicomnode.models import ModelStore
 
-# Part of the words a result's UIDs are made of. Raise the number when the node encodes the same labels differently:
-# a UID must not come back with other bytes.
+# Part of the words a result's UIDs are made of, beside the route. Raise the number when the node encodes the same
+# labels differently: a UID must not come back with other bytes.
 OPTIONS = "encoding 1"
 
 

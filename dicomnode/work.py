@@ -5,12 +5,17 @@ A job is put on a queue once per id, survives any crash of any process, and is t
 
 import fcntl
 import logging
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
 from dbos import DBOS, DBOSClient, DBOSConfig, EnqueueOptions
+from dbos import error as dbos_error
+from sqlalchemy.exc import SQLAlchemyError
+
+from dicomnode.errors import Unavailable
 
 APPLICATION = "dicomnode"
 # Jobs are tied to this version, not to a hash of the code (DBOS's default), so that an upgrade does not strand
@@ -58,23 +63,30 @@ class Job:
         return options
 
 
-def route_job(version_id: str, again: str = "") -> Job:
+def route_job(version_id: str, again: str = "", turn: int = 0, delay_s: float = 0.0) -> Job:
     """Find out which models want a version of a series; `again` makes it another job for the same version."""
-    job_id = f"route/{version_id}" + (f"/{again}" if again else "")
-    return Job(Queue.ROUTE, "route_series", job_id, (version_id,))
+    job_id = _job_id("route", version_id, again or (f"turn {turn}" if turn else ""))
+    return Job(Queue.ROUTE, "route_series", job_id, (version_id, turn), delay_s=delay_s)
 
 
-def segment_job(order_id: str, attempt: int, priority: int, *, postponed: int = 0, delay_s: float = 0.0) -> Job:
+def segment_job(
+    order_id: str, attempt: int, priority: int, *, postponed: int = 0, delay_s: float = 0.0, again: str = ""
+) -> Job:
     """Carry out an order; `attempt` counts a person's retries, `postponed` the node's own."""
-    job_id = f"segment/{order_id}/{attempt}/{postponed}"
+    job_id = _job_id("segment", f"{order_id}/{attempt}/{postponed}", again)
     return Job(Queue.SEGMENT, "segment_series", job_id, (order_id, attempt, postponed, priority), priority, delay_s)
 
 
-def delivery_job(sop_instance_uid: str, destination: str, turn: tuple[int, int], delay_s: float = 0.0) -> Job:
+def delivery_job(
+    sop_instance_uid: str, destination: str, turn: tuple[int, int], delay_s: float = 0.0, again: str = ""
+) -> Job:
     """Take a delivery one step further; `turn` is (round, turn in the round)."""
-    job_id = f"deliver/{sop_instance_uid}/{destination}/{turn[0]}/{turn[1]}"
-    arguments = (sop_instance_uid, destination, *turn)
-    return Job(Queue.DELIVER, "deliver_result", job_id, arguments, delay_s=delay_s)
+    job_id = _job_id("deliver", f"{sop_instance_uid}/{destination}/{turn[0]}/{turn[1]}", again)
+    return Job(Queue.DELIVER, "deliver_result", job_id, (sop_instance_uid, destination, *turn), delay_s=delay_s)
+
+
+def _job_id(kind: str, name: str, again: str) -> str:
+    return f"{kind}/{name}" + (f"/{again}" if again else "")
 
 
 def prepare(url: str, lock_dir: Path) -> None:
@@ -118,20 +130,37 @@ class WorkClient:
     """Puts jobs on queues from a process that serves none."""
 
     def __init__(self, url: str) -> None:
-        self._client = DBOSClient(system_database_url=url, application_name=APPLICATION)
+        self._client = DBOSClient(system_database_url=url, application_name=APPLICATION, retry_connection_errors=False)
 
     def enqueue(self, job: Job) -> None:
         """Put a job on its queue."""
-        self._client.enqueue(job.options(), *job.arguments)
+        with _answering():
+            self._client.enqueue(job.options(), *job.arguments)
 
     def lost(self, queue: Queue) -> list[tuple[str, str]]:
         """Jobs of a queue that the engine gave up on: (job id, why); the node parks their orders."""
         states = ["MAX_RECOVERY_ATTEMPTS_EXCEEDED", "ERROR"]
-        found = self._client.list_workflows(
-            status=states, queue_name=queue, load_input=False, load_output=False, limit=1000, sort_desc=True
-        )
+        with _answering():
+            found = self._client.list_workflows(
+                status=states, queue_name=queue, load_input=False, load_output=False, limit=1000, sort_desc=True
+            )
         return [(w.workflow_id, w.status) for w in found]
+
+    def live(self, queue: Queue) -> list[str]:
+        """The ids of all jobs of a queue that wait or run."""
+        states = ["ENQUEUED", "DELAYED", "PENDING"]
+        with _answering():
+            found = self._client.list_workflows(status=states, queue_name=queue, load_input=False, load_output=False)
+        return [w.workflow_id for w in found]
 
     def close(self) -> None:
         """Give the connections back."""
         self._client.destroy()
+
+
+@contextmanager
+def _answering() -> Generator[None]:
+    try:
+        yield
+    except (SQLAlchemyError, dbos_error.DBOSException) as error:
+        raise Unavailable(f"the durable engine's database does not answer ({type(error).__name__})") from error

@@ -91,7 +91,12 @@ class Stopwatch:
 
     def figures(self) -> dict[str, float]:
         """What was measured, rounded; `cpu_before_s` went into starting Python, imports and reading the input."""
-        return {name: round(getattr(self, name), 3) for name in ("wall_s", "cpu_s", "peak_mib", "cpu_before_s")}
+        return {
+            "wall_s": round(self.wall_s, 3),
+            "cpu_s": round(self.cpu_s, 3),
+            "peak_mib": round(self.peak_mib, 1),
+            "cpu_before_s": round(self.cpu_before_s, 3),
+        }
 
 
 def peak_mib(process: int | str = "self") -> float:

@@ -2,7 +2,7 @@
 
 import os
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
@@ -19,7 +19,7 @@ from dicomnode.work import WorkClient, prepare, route_job
 
 FEW = 2  # times as many series wait as are routed, in the run that the other is compared with
 ROUTED_S = 300.0
-WHEN = datetime(2026, 1, 1, tzinfo=UTC)
+WHEN = datetime(2026, 1, 1, tzinfo=UTC)  # every series was complete
 
 
 def measure_waiting(place: Place, watch: Stopwatch) -> Detail:
@@ -38,7 +38,7 @@ def measure_waiting(place: Place, watch: Stopwatch) -> Detail:
             _let_wait(place, config, ledger, range(few))
             peak_few = _peak_of_worker(ledger, folder, size.routed)
             _let_wait(place, config, ledger, range(few, size.waiting))
-            still = len(ledger.received.unrouted())
+            still = _waiting(ledger)
             peak_many = _peak_of_worker(ledger, folder, size.routed)
     finally:
         ledger.close()
@@ -84,13 +84,17 @@ def _instance(source: Path, spool: Path, number: int) -> ReceivedInstance:
     )
 
 
+def _waiting(ledger: Ledger) -> int:
+    return len(ledger.received.unrouted(WHEN + timedelta(seconds=1)))
+
+
 def _peak_of_worker(ledger: Ledger, folder: Path, routed: int) -> float:
     """A fresh worker's peak memory in MiB by the time it has routed so many series."""
     log_path = folder / "work.log"
-    enough = len(ledger.received.unrouted()) - routed
+    enough = _waiting(ledger) - routed
     with running(["run", "work", "--config", str(config_path(folder))], log_path) as process:
         deadline = time.monotonic() + ROUTED_S
-        while len(ledger.received.unrouted()) > enough:
+        while _waiting(ledger) > enough:
             require_alive(process, log_path)
             if time.monotonic() > deadline:
                 raise NodeError(f"expected {routed} series to be routed within {ROUTED_S:.0f} s; see {log_path}")

@@ -8,7 +8,8 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as NoConnection
 
 from dicomnode.errors import Unavailable
 
@@ -31,8 +32,9 @@ class Database:
         try:
             with self._engine.begin() as connection:
                 yield connection
-        except (OperationalError, InterfaceError) as error:
-            raise Unavailable(f"the ledger's database does not answer: {error.orig}") from error
+        except (DBAPIError, NoConnection) as error:
+            reason = error.orig if isinstance(error, DBAPIError) else "no connection is free"
+            raise Unavailable(f"the ledger's database does not answer: {reason}; check node.database") from error
 
     def create(self, metadata: sa.MetaData) -> None:
         """Create the tables that are not there yet.

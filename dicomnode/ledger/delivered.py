@@ -40,6 +40,14 @@ class Delivered:
         with self._database.begin() as db:
             return [_delivery(row) for row in db.execute(query)]
 
+    def unfinished(self, before: datetime) -> list[Delivery]:
+        """Deliveries opened before a moment that have not reached their goal and are not parked."""
+        query = sa.select(deliveries).where(
+            deliveries.c.rung < deliveries.c.goal, deliveries.c.parked.is_(False), deliveries.c.since < before
+        )
+        with self._database.begin() as db:
+            return [_delivery(row) for row in db.execute(query)]
+
     def raise_rung(self, sop_instance_uid: str, destination: str, rung: Rung, at: datetime, detail: str) -> None:
         """Record that a delivery has come up to a rung; a rung never sinks, what happened is kept."""
         where = _key(sop_instance_uid, destination)

@@ -9,6 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from dicomnode.errors import ResultMismatch
 from dicomnode.ledger.database import Database
 from dicomnode.ledger.records import Order, OrderState, Result, Rung, Step
 from dicomnode.ledger.tables import deliveries, orders, results, rungs, steps
@@ -63,6 +64,13 @@ class Ordered:
         with self._database.begin() as db:
             return [_order(row) for row in db.execute(query)]
 
+    def unfinished(self, before: datetime) -> list[Order]:
+        """Orders that wait or run and that nothing has happened to since a moment."""
+        states = [OrderState.WAITING, OrderState.RUNNING]
+        query = sa.select(orders).where(orders.c.state.in_(states), orders.c.updated_at < before)
+        with self._database.begin() as db:
+            return [_order(row) for row in db.execute(query)]
+
     def orders_of(self, version_id: str) -> list[Order]:
         """The orders of one version of a series."""
         with self._database.begin() as db:
@@ -80,16 +88,9 @@ class Ordered:
             .where(results.c.order_id == order_id)
         )
         with self._database.begin() as db:
-            rows = db.execute(query).all()
-        unfinished = [r for r in rows if r.rung < r.goal]
-        if not unfinished:
-            state, detail = OrderState.DONE, f"{len(rows)} deliveries reached their goal"
-        elif all(r.parked for r in unfinished):
-            names = ", ".join(sorted({r.destination for r in unfinished}))
-            state, detail = OrderState.PARKED, f"deliveries to {names} are parked"
-        else:
-            state, detail = OrderState.DELIVERING, f"{len(rows) - len(unfinished)} of {len(rows)} deliveries arrived"
-        self.set_state(order_id, state, detail, at)
+            state, detail = _standing(list(db.execute(query)))
+            of_order = orders.c.order_id == order_id
+            db.execute(orders.update().where(of_order).values(state=state, detail=detail, updated_at=at))
         return state
 
     def count_start(self, order_id: str, at: datetime) -> int:
@@ -136,9 +137,7 @@ class Ordered:
         """Enter checked results and one delivery per destination, at the bottom rung."""
         with self._database.begin() as db:
             for result in made:
-                if db.execute(_result(result.sop_instance_uid)).first() is None:
-                    values = {c: getattr(result, c) for c in _RESULT_COLUMNS}
-                    db.execute(results.insert().values(**values, path=str(result.path), created_at=at))
+                _enter_result(db, result, at)
                 for destination, goal in goals.items():
                     _open_delivery(db, result.sop_instance_uid, destination, goal, at)
 
@@ -184,9 +183,36 @@ class Ordered:
 _RESULT_COLUMNS = ("sop_instance_uid", "sop_class_uid", "study_instance_uid", "order_id", "kind", "sha256")
 
 
+def _standing(rows: Sequence[Row]) -> tuple[OrderState, str]:
+    unfinished = [r for r in rows if r.rung < r.goal]
+    if not unfinished:
+        return OrderState.DONE, f"{len(rows)} deliveries reached their goal"
+    if all(r.parked for r in unfinished):
+        names = ", ".join(sorted({r.destination for r in unfinished}))
+        return OrderState.PARKED, f"deliveries to {names} are parked"
+    return OrderState.DELIVERING, f"{len(rows) - len(unfinished)} of {len(rows)} deliveries arrived"
+
+
 def order_id_of(version_id: str, route: str) -> str:
     """A short name: one route orders one thing for one version of a series, however often it is asked."""
     return hashlib.sha256(f"{version_id} {route}".encode()).hexdigest()[:12]
+
+
+def _enter_result(db: sa.Connection, result: Result, at: datetime) -> None:
+    values = {c: getattr(result, c) for c in _RESULT_COLUMNS} | {"path": str(result.path)}
+    known = db.execute(_result(result.sop_instance_uid)).first()
+    if known is None:
+        db.execute(results.insert().values(**values, created_at=at))
+        return
+    of_result = deliveries.c.sop_instance_uid == result.sop_instance_uid
+    accepted = db.execute(sa.select(deliveries.c.rung).where(of_result, deliveries.c.rung >= Rung.ACCEPTED)).first()
+    if known.sha256 != result.sha256 and accepted is not None:
+        raise ResultMismatch(
+            f"expected the bytes {known.sha256[:16]}... that a destination accepted under this UID, found others "
+            f"({result.sha256[:16]}...): the node or its hardware changed since"
+        )
+    this = results.c.sop_instance_uid == result.sop_instance_uid
+    db.execute(results.update().where(this).values(path=values["path"], sha256=result.sha256))
 
 
 def _open_delivery(db: sa.Connection, sop_instance_uid: str, destination: str, goal: Rung, at: datetime) -> None:

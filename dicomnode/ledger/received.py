@@ -26,19 +26,14 @@ class Received:
 
     def index(self, batch: Sequence[ReceivedInstance]) -> None:
         """Enter instances that are on disk; entering one again changes nothing."""
-        if not batch:
-            return
-        paths = [str(i.path) for i in batch]
-        with self._database.begin() as db:
-            known = set(db.scalars(sa.select(instances.c.path).where(instances.c.path.in_(paths))))
-            new = {str(i.path): asdict(i) | {"path": str(i.path)} for i in batch if str(i.path) not in known}
-            if new:
-                db.execute(instances.insert(), list(new.values()))
+        for start in range(0, len(batch), BATCH):
+            with self._database.begin() as db:
+                _index(db, batch[start : start + BATCH])
 
     def known_paths(self) -> set[Path]:
-        """Every spool path in the index, for reconciling it with the disk."""
+        """Every spool path in the index that was not purged, for reconciling it with the disk."""
         with self._database.begin() as db:
-            return {Path(p) for p in db.scalars(sa.select(instances.c.path))}
+            return {Path(p) for p in db.scalars(sa.select(instances.c.path).where(instances.c.purged_at.is_(None)))}
 
     def open_series(self) -> list[OpenSeries]:
         """Every series with instances that no version contains yet."""
@@ -76,6 +71,8 @@ class Received:
             number = 1 + (db.execute(earlier).scalar_one() or 0)
             series = self._series(series_instance_uid, rows)
             version_id = version_id_of(series)
+            if _come_again(db, version_id, at):
+                return None
             db.execute(
                 instances.update()
                 .where(instances.c.series_instance_uid == series_instance_uid, instances.c.version.is_(None))
@@ -90,6 +87,7 @@ class Received:
                     content=series.content,
                     instances=len(rows),
                     completed_at=at,
+                    last_seen_at=at,
                     evidence=evidence,
                     state=SeriesState.COMPLETE,
                     detail="",
@@ -122,9 +120,11 @@ class Received:
         with self._database.begin() as db:
             return [_summary(row) for row in db.execute(query)]
 
-    def unrouted(self) -> list[str]:
-        """Ids of versions that are complete but that routing has not answered yet."""
-        query = sa.select(series_versions.c.version_id).where(series_versions.c.state == SeriesState.COMPLETE)
+    def unrouted(self, before: datetime) -> list[str]:
+        """Ids of versions that were complete before a moment and that routing has not answered yet."""
+        query = sa.select(series_versions.c.version_id).where(
+            series_versions.c.state == SeriesState.COMPLETE, series_versions.c.completed_at < before
+        )
         with self._database.begin() as db:
             return list(db.scalars(query))
 
@@ -137,15 +137,19 @@ class Received:
                 .values(state=state, detail=detail, patient_key=patient_key)
             )
 
-    def closed_before(self, moment: datetime) -> list[tuple[str, list[Path]]]:
-        """Series that nobody waits for: last completed before `moment`, every order done; uid and spool paths."""
+    def closed_before(self, moment: datetime, parked: datetime) -> list[tuple[str, list[Path]]]:
+        """Series that nobody waits for: completed before `moment`, with a parked order before `parked`.
+
+        Returns their UIDs and spool paths.
+        """
         uid = series_versions.c.series_instance_uid
         unfinished = (
             sa.select(uid)
             .outerjoin(orders, orders.c.version_id == series_versions.c.version_id)
             .where(
                 (series_versions.c.state == SeriesState.COMPLETE)
-                | (orders.c.order_id.is_not(None) & (orders.c.state != OrderState.DONE))
+                | orders.c.state.in_([OrderState.WAITING, OrderState.RUNNING, OrderState.DELIVERING])
+                | ((orders.c.state == OrderState.PARKED) & (orders.c.updated_at >= parked))
             )
         )
         still_open = sa.select(instances.c.series_instance_uid).where(instances.c.version.is_(None))
@@ -153,7 +157,7 @@ class Received:
             sa.select(uid)
             .where(uid.not_in(unfinished), uid.not_in(still_open))
             .group_by(uid)
-            .having(sa.func.max(series_versions.c.completed_at) < moment)
+            .having(sa.func.max(series_versions.c.last_seen_at) < moment)
             .having(sa.func.count(series_versions.c.purged_at) < sa.func.count())
         )
         with self._database.begin() as db:
@@ -184,6 +188,32 @@ class Received:
 
 VersionFilter = dict[str, str]  # column -> value
 VersionSummary = dict[str, object]  # a row for people: `dicomnode series`
+
+
+BATCH = 500  # rows at once: databases bound the number of parameters of a statement
+
+
+def _index(db: sa.Connection, batch: Sequence[ReceivedInstance]) -> None:
+    rows = {str(i.path): asdict(i) | {"path": str(i.path)} for i in batch}
+    known = set(db.scalars(sa.select(instances.c.path).where(instances.c.path.in_(rows))))
+    new = [row for path, row in rows.items() if path not in known]
+    if new:
+        db.execute(instances.insert(), new)
+    # What was purged and came again is there again, and opens its series.
+    revived = instances.c.path.in_(known) & instances.c.purged_at.is_not(None)
+    db.execute(instances.update().where(revived).values(purged_at=None, version=None))
+
+
+def _come_again(db: sa.Connection, version_id: str, at: datetime) -> bool:
+    """Whether a version with just this content was there before the purge; then it is there again, and no new one."""
+    this = series_versions.c.version_id == version_id
+    row = db.execute(sa.select(series_versions).where(this)).first()
+    if row is None:
+        return False
+    db.execute(series_versions.update().where(this).values(purged_at=None, last_seen_at=at))
+    of_series = instances.c.series_instance_uid == row.series_instance_uid
+    db.execute(instances.update().where(of_series, instances.c.version.is_(None)).values(version=row.number))
+    return True
 
 
 def version_id_of(series: Series) -> str:

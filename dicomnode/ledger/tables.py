@@ -65,6 +65,7 @@ series_versions = Table(
     Column("content", String(64), nullable=False),
     Column("instances", Integer, nullable=False),
     Column("completed_at", UtcTime, nullable=False),
+    Column("last_seen_at", UtcTime, nullable=False),  # completed, or come again after a purge
     Column("evidence", Text, nullable=False),
     Column("state", String(16), nullable=False),
     Column("detail", Text, nullable=False, default=""),

@@ -4,13 +4,14 @@ It never decodes pixels and imports nothing that does; killed at any instant it 
 and, in `incoming`, nothing that the next start does not remove.
 """
 
+import errno
 import itertools
 import socket
 import threading
 import time
 
 from dicomnode.config import Config
-from dicomnode.errors import ConfigError
+from dicomnode.errors import ConfigError, Unavailable
 from dicomnode.log import Log
 from dicomnode.receive.admission import LIMIT_EXCEEDED, Admission, Caller
 from dicomnode.receive.association import Association, read_associate_request
@@ -61,7 +62,7 @@ class Listener:
         """Clean the spool's incoming folder, bind, and accept in the background.
 
         Raises:
-            ConfigError: the address cannot be bound.
+            ConfigError: the address cannot be bound; Unavailable: another program has it now.
             Unavailable: the spool cannot be written.
         """
         abandoned = self._spool.prepare()
@@ -207,4 +208,6 @@ def _bound_socket(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=_BACKLOG, dualstack_ipv6=host == "::")
     except OSError as error:
         message = f"expected to listen on {host} port {port}, found: {error.strerror}; set [node] bind and port"
+        if error.errno == errno.EADDRINUSE:  # perhaps a listener that is ending: it is tried again
+            raise Unavailable(message) from error
         raise ConfigError(message) from error

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pydicom.datadict import tag_for_keyword
+from pydicom.datadict import dictionary_VR, tag_for_keyword
 
 from dicomnode.config import Condition, Route
 from dicomnode.errors import ConfigError
@@ -26,6 +26,7 @@ ROUTABLE_SOP_CLASSES = frozenset(
         "1.2.840.10008.5.1.4.1.1.4.4",  # Legacy Converted Enhanced MR
     }
 )
+TELLABLE_VRS = frozenset({"CS", "DS", "IS", "US", "SS", "UL", "SL", "FL", "FD"})
 RESULT_MODALITIES = frozenset({"SEG", "SR", "RTSTRUCT", "PR", "KO", "OT", "DOC", "M3D"})
 
 
@@ -107,13 +108,16 @@ def _unmet(requirement: Requirement, headers: SeriesHeaders) -> str | None:
     ]
     if not failing:
         return None
-    found = "\\".join(failing[0])[:64] if _may_be_told(requirement.keyword) else "another value"
-    return f"expected {requirement}, found {found!r} in {len(failing)} of {len(headers.instances)} instances"
+    share = f"in {len(failing)} of {len(headers.instances)} instances"
+    if not _may_be_told(requirement.keyword):
+        return f"{requirement.keyword} is not as the route wants it {share}"
+    found = "\\".join(failing[0])[:64]
+    return f"expected {requirement}, found {found!r} {share}"
 
 
 def _may_be_told(keyword: str) -> bool:
-    """Reasons are read by many: attributes about the patient stay out of them."""
-    return not keyword.startswith(("Patient", "OtherPatient", "Referring", "Performing", "Operators", "Physician"))
+    """Reasons are read by many: only codes and numbers that are not about the patient are quoted in them."""
+    return dictionary_VR(keyword) in TELLABLE_VRS and not keyword.startswith(("Patient", "OtherPatient"))
 
 
 def _requirements(route_name: str, match: Mapping[str, Condition]) -> list[Requirement]:

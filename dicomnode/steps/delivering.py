@@ -19,7 +19,7 @@ from dicomnode.destinations import (
     next_step,
     open_destination,
 )
-from dicomnode.errors import DestinationRefused, NodeError, ResultMismatch
+from dicomnode.errors import DestinationRefused, NodeError, ResultMismatch, Unavailable
 from dicomnode.imaging import derived_uid
 from dicomnode.ledger import CommitmentOutcome, CommitmentReport, Delivery, Ledger, Result, Rung
 from dicomnode.log import Log
@@ -96,10 +96,11 @@ class Delivering:
             self.ledger.delivered.send_again(*_key(delivery), self.recorder.clock(), "the archive does not have it")
         [stored] = port.store([self._intact(result)])
         at = self.recorder.clock()
-        self.ledger.delivered.note_success(*_key(delivery))
-        self.ledger.delivered.raise_rung(*_key(delivery), port.store_reaches, at, stored.sentence)
+        # On record before it counts: a delivery whose record cannot be written is stored again, which changes nothing.
         self._audit(result, delivery, AuditEvent.SENT, stored.sentence)
+        self.ledger.delivered.raise_rung(*_key(delivery), port.store_reaches, at, stored.sentence)
         if port.store_reaches >= delivery.goal:
+            self.ledger.delivered.note_success(*_key(delivery))
             self.ledger.ordered.settle(result.order_id, at)
             return None
         return self._ask(result, delivery, port)
@@ -107,12 +108,10 @@ class Delivering:
     def _intact(self, result: Result) -> Path:
         """The result's file, whose bytes are still those that were checked."""
         path = self.spool_dir / result.path
-        if not path.exists():
-            raise ResultMismatch(
-                f"expected the result's file {result.path} in the spool, found none; 'dicomnode retry'"
-            )
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = file_sha256(path)
+        if not found:
+            expected = f"expected the result's file {result.path} in the spool, found none"
+            raise ResultMismatch(f"{expected}; 'dicomnode retry' makes it again")
         if found != result.sha256:
             raise ResultMismatch(
                 f"expected the result {result.path} with SHA-256 {result.sha256[:16]}..., found {found[:16]}...: "
@@ -131,7 +130,6 @@ class Delivering:
         except NodeError as error:
             self.ledger.delivered.note_unanswered(transaction_uid, str(error))
             raise
-        self.ledger.delivered.note_success(*_key(delivery))
         if report is not None:
             enter_report(self.recorder, report)
         if self.ledger.delivered.delivery(*_key(delivery)).rung >= delivery.goal:
@@ -176,11 +174,31 @@ def enter_report(recorder: Recorder, report: CommitmentReport) -> None:
     if reported is None:
         log.warning("commitment report for no request of ours", transaction=report.transaction_uid)
         return
+    key = (reported.sop_instance_uid, reported.destination)
+    if reported.outcome is CommitmentOutcome.COMMITTED:
+        recorder.ledger.delivered.note_success(*key)
+    else:  # counted, so that an archive that says no again and again is asked less and less often
+        recorder.ledger.delivered.note_failure(*key, at, reported.detail)
     result = recorder.ledger.ordered.result(reported.sop_instance_uid)
     recorder.ledger.ordered.settle(result.order_id, at)
     good = reported.outcome is CommitmentOutcome.COMMITTED
     outcome = AuditOutcome.SUCCESS if good else AuditOutcome.SERIOUS_FAILURE
     recorder.audited(_record(recorder, result, reported.destination, AuditEvent.COMMITTED, reported.detail, outcome))
+
+
+def file_sha256(path: Path) -> str:
+    """The digest of a result's file; empty when it is not there.
+
+    Raises:
+        Unavailable: it is there and cannot be read now.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise Unavailable(f"the result {path.name} cannot be read: {error.strerror}") from error
 
 
 def _record(

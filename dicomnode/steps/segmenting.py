@@ -8,16 +8,17 @@ from typing import Any, TypedDict, Unpack
 from dicomnode.audit import AuditEvent, AuditOutcome, AuditRecord
 from dicomnode.config import Config
 from dicomnode.destinations import open_destination
-from dicomnode.encoding import KINDS, EncodedObject, has_findings
+from dicomnode.encoding import KINDS, EncodedObject, EncodingRequest, has_findings
 from dicomnode.errors import DeviceLost, NodeError, ResultMismatch, Unavailable, UnusableSeries
+from dicomnode.imaging import Segmentation
 from dicomnode.ledger import Ledger, Order, OrderState, Result, SeriesVersion
 from dicomnode.pipeline import Shipment
-from dicomnode.segmenting import Segmenter, assemble_series, encoding_request, sources_of
+from dicomnode.segmenting import OPTIONS, Segmenter, assemble_series, encoding_request, sources_of
 from dicomnode.steps.deadline import Deadline, end_soon
 from dicomnode.steps.recorder import Recorder
 from dicomnode.workspace import Workspace
 
-MAX_STARTS = 3  # a step that brought its worker down this often in a row needs a person
+MAX_STARTS = 5  # a step that brought its worker down this often in a row needs a person
 PAUSES_S = (5.0, 10.0, 30.0, 60.0, 300.0)  # while memory or disk is short
 MAX_POSTPONEMENTS = 200
 
@@ -78,7 +79,7 @@ class Segmenting:
         with self.recorder.timed(order_id, "encode") as detail, self._deadline():
             segmentation = workspace.read_segmentation()
             for kind in order.results if has_findings(segmentation) else ():
-                request = encoding_request(version.series, segmentation.model, kind, version.completed_at)
+                request = _request(order, version, segmentation, kind)
                 path = workspace.folder / f"{kind}.dcm"
                 encoded = KINDS[kind].encode(segmentation, sources_of(version.series), request, path)
                 objects.append(_described(kind, encoded))
@@ -95,7 +96,7 @@ class Segmenting:
             segmentation = workspace.read_segmentation()
             objects: list[Described] = workspace.read_document("objects")
             for kind in (d["kind"] for d in objects):
-                request = encoding_request(version.series, segmentation.model, kind, version.completed_at)
+                request = _request(order, version, segmentation, kind)
                 path = workspace.folder / f"{kind}.dcm"
                 try:
                     KINDS[kind].check(path, segmentation, sources_of(version.series), request)
@@ -128,13 +129,13 @@ class Segmenting:
         """Remove what the steps left for each other."""
         self._workspace(order_id).clear()
 
-    def postpone(self, order_id: str, error: NodeError, turn: int) -> float | None:
+    def postpone(self, order_id: str, error: Exception, turn: int) -> float | None:
         """How long to wait before an order is tried again; None when patience is at its end."""
         if isinstance(error, DeviceLost):
             end_soon(str(error))  # after this outcome is on record
         if turn >= MAX_POSTPONEMENTS:
             return None
-        sentence = f"waiting (try {turn + 1}): {error}"
+        sentence = f"waiting (try {turn + 1}): {error or type(error).__name__}"
         self.ledger.ordered.set_state(order_id, OrderState.WAITING, sentence, self.recorder.clock())
         self.ledger.ordered.forget_starts(order_id)
         return PAUSES_S[min(turn, len(PAUSES_S) - 1)]
@@ -211,6 +212,12 @@ class _Said(TypedDict, total=False):
 
 class WorkerDied(NodeError):
     """A step brought its worker down as often as is tolerated."""
+
+
+def _request(order: Order, version: SeriesVersion, segmentation: Segmentation, kind: str) -> EncodingRequest:
+    """Two routes may order the same model for one series: each has results of its own."""
+    options = f"{OPTIONS} route {order.route}"
+    return encoding_request(version.series, segmentation.model, kind, version.completed_at, options)
 
 
 def _described(kind: str, encoded: EncodedObject) -> Described:

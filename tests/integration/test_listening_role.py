@@ -13,11 +13,11 @@ from dicomnode.audit import AuditLog
 from dicomnode.config import Config, Destination, Peer, parse_config
 from dicomnode.destinations import Archive
 from dicomnode.errors import Unavailable
-from dicomnode.ledger import Ledger, Order, OrderState, SeriesState
+from dicomnode.ledger import Ledger, Order, OrderState, Result, Rung, SeriesState
 from dicomnode.listening import Listening
 from dicomnode.receive import Spool
 from dicomnode.steps.recorder import Recorder, now
-from dicomnode.work import WorkClient, prepare
+from dicomnode.work import Queue, WorkClient, prepare
 from tests.listening import wait_until
 from tests.site import torso_series
 
@@ -79,11 +79,6 @@ class Role:
     def audited(self) -> str:
         return (self.config.node.audit_dir / "audit.jsonl").read_text()
 
-    def routed(self) -> list[str]:
-        """The jobs that wait on the route queue."""
-        found = self.work._client.list_workflows(queue_name="route")  # pyright: ignore[reportPrivateUsage]
-        return [job.workflow_id for job in found]
-
     def close(self) -> None:
         self.work.close()
         self.ledger.close()
@@ -108,7 +103,7 @@ def test_a_released_association_completes_its_series_and_the_job_is_queued_once(
     [version] = role.ledger.received.versions()
     assert version["instances"] == len(paths)
     assert "was released" in str(version["evidence"])
-    assert role.routed() == [f"route/{version['version_id']}"]
+    assert role.work.live(Queue.ROUTE) == [f"route/{version['version_id']}"]
     role.close()
 
 
@@ -129,19 +124,29 @@ def test_what_was_acknowledged_and_never_indexed_is_found_on_the_disk_at_the_nex
     again.close()
 
 
-def test_a_version_that_never_reached_the_queue_is_queued_by_housekeeping(tmp_path: Path):
+def test_what_lost_its_job_is_queued_again_by_housekeeping(tmp_path: Path):
+    """The queue's file is gone: a version not routed, an order not begun, a delivery not made."""
     role = Role(tmp_path / "node")
-    paths = small_series(tmp_path / "series")
     with role.running():
-        role.send(paths)
+        role.send(small_series(tmp_path / "series"))
         wait_until(lambda: role.ledger.received.versions(), "a version")
+    version_id = str(role.ledger.received.versions()[0]["version_id"])
+    for order_id in ("o1", "o2"):
+        role.ledger.ordered.place(
+            Order(order_id, version_id, order_id, "torso", ("seg",), ("pacs",), 1, OrderState.WAITING, "", 1), now()
+        )
+    made = Result("1.2.9", "1.2.8", "1.2.7", "o2", "seg", Path("r.dcm"), "b" * 64)
+    role.ledger.ordered.record_results([made], {"pacs": Rung.ACCEPTED}, now())
+    role.ledger.ordered.set_state("o2", OrderState.DELIVERING, "", now())
     for name in ("work.sqlite", "work.sqlite-wal", "work.sqlite-shm"):
         (tmp_path / "node" / name).unlink(missing_ok=True)
     role.close()
-    again = Role(tmp_path / "node")
-    assert again.routed() == []
+    again = Role(tmp_path / "node", ahead=timedelta(minutes=2))
     with again.running():
-        wait_until(lambda: again.routed(), "the job")
+        wait_until(lambda: again.work.live(Queue.DELIVER), "the delivery's job")
+    assert [job.split("/")[:2] for job in again.work.live(Queue.ROUTE)] == [["route", version_id]]
+    assert [job.split("/")[:2] for job in again.work.live(Queue.SEGMENT)] == [["segment", "o1"]]
+    assert [job.split("/")[:3] for job in again.work.live(Queue.DELIVER)] == [["deliver", "1.2.9", "pacs"]]
     again.close()
 
 

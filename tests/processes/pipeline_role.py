@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from dicomnode.errors import NodeError, Unavailable, UnusableSeries
+from dicomnode.errors import ModelError, Unavailable, UnusableSeries
 from dicomnode.imaging import Finding, Policy, Verdict
 from dicomnode.pipeline import Capabilities, Pipeline, Placed, Shipment
 from dicomnode.work import Queue, launch, prepare
@@ -23,13 +23,14 @@ def note(*words: object) -> None:
 
 
 def held(name: str) -> None:
+    note("began", name)
     while (folder / f"hold-{name}").exists():
         time.sleep(0.01)
 
 
 def route(version_id: str) -> list[Placed]:
     if version_id == "unreadable":
-        raise Unavailable("the file is gone")
+        raise ModelError("the header is damaged")
     note("route", version_id)
     return [Placed(f"order-{version_id}", 1, 100)]
 
@@ -81,7 +82,7 @@ def tidy(order_id: str) -> None:
     note("tidy", order_id)
 
 
-def postpone(order_id: str, error: NodeError, turn: int) -> float | None:
+def postpone(order_id: str, error: Exception, turn: int) -> float | None:
     note("postponed", order_id, turn, error)
     return 0.3 if turn < 20 else None
 

@@ -11,8 +11,20 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from dicomnode.assembly.policies import POLICIES
-from dicomnode.config import Completion, Config, Destination, Limits, NodeTable, Peer, Retention, Route, read_config
+from dicomnode.config import (
+    RESULT_KINDS,
+    Completion,
+    Config,
+    Destination,
+    Limits,
+    NodeTable,
+    Peer,
+    Retention,
+    Route,
+    read_config,
+)
 from dicomnode.config import parse_config as parse
+from dicomnode.encoding import KINDS
 from dicomnode.errors import ConfigError
 from dicomnode.imaging import Finding, Policy
 from dicomnode.routing import build_rules
@@ -174,7 +186,7 @@ def test_each_mistake_has_a_line_of_its_own():
 
 
 def test_a_condition_of_a_wrong_kind_is_one_sentence_with_an_example():
-    route = 'name = "r"\nmodel = "m"\ndestinations = []\nmatch = { Modality = ["CT"] }'
+    route = 'name = "r"\nmodel = "m"\ndestinations = ["d"]\nmatch = { Modality = ["CT"] }'
     sentence = mistakes_in(f"[[routes]]\n{route}")
     assert sentence.startswith(
         "site.toml: routes[0].match.Modality: expected a text, a number, true or false, or a cond"
@@ -249,3 +261,12 @@ def complaints(document: dict[str, object]) -> str:
     except ConfigError as refused:
         return str(refused)
     return ""
+
+
+def test_a_route_without_results_or_destinations_is_refused():
+    for missing in ('results = []\ndestinations = ["d"]', "destinations = []"):
+        assert "at least 1 item" in mistakes_in(f'[[routes]]\nname = "r"\nmodel = "m"\n{missing}\n')
+
+
+def test_the_kinds_of_result_are_those_the_encoders_have():
+    assert set(RESULT_KINDS) == set(KINDS)

@@ -214,11 +214,30 @@ def test_a_report_that_never_comes_is_asked_for_again_and_the_object_is_not_sent
 def test_an_archive_that_lost_what_it_accepted_gets_it_again(site: Site):
     site.deliver()
     site.report(committed=False, reason=0x0112)
-    site.clock.forward(10)
-    site.deliver()
+    wait = 0.0
+    while site.archive.stores == 1:
+        site.clock.forward(10)
+        wait += 10
+        site.deliver()
+    assert 10 <= wait <= 20  # counted as a failure, so after a pause
     assert site.archive.stores == 2
     site.report(committed=True)
     assert site.rung() is Rung.COMMITTED
+    assert site.ledger.delivered.delivery(site.uid, "pacs").failures == 0
+
+
+@silent_about_commitment
+def test_an_archive_that_never_commits_is_asked_less_and_less_often(site: Site):
+    site.deliver()
+    requests: list[str] = []
+    while (site.clock() - NOON).total_seconds() < 3 * 3600:
+        asked = site.ledger.delivered.commitment(site.uid, "pacs")
+        assert asked is not None
+        if asked.transaction_uid not in requests:
+            requests.append(asked.transaction_uid)
+            site.report(committed=False, reason=0x0110)
+        site.clock.forward(max(1.0, site.deliver() or 1.0))
+    assert 5 < len(requests) < 20
 
 
 @silent_about_commitment

@@ -1,11 +1,13 @@
 """The ledger: what came, what was ordered, how far it has come; every entry may be made twice."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from dicomnode.errors import ResultMismatch
 from dicomnode.ledger import (
     CommitmentOutcome,
     CommitmentReport,
@@ -82,7 +84,8 @@ def test_a_series_is_open_until_it_is_closed_and_then_is_version_1(ledger: Ledge
     assert version is not None
     assert (version.number, len(version.series.instances), version.state) == (1, 2, SeriesState.COMPLETE)
     assert ledger.received.open_series() == []
-    assert ledger.received.unrouted() == [version.version_id]
+    assert ledger.received.unrouted(NOON + timedelta(seconds=1)) == [version.version_id]
+    assert ledger.received.unrouted(NOON) == []
 
 
 def test_late_instances_make_a_second_version_with_all_of_them(ledger: Ledger):
@@ -208,20 +211,23 @@ def test_a_series_is_old_enough_to_go_when_nobody_waits_for_it_any_more(ledger: 
     routed(ledger, "1.2.2")
     ledger.received.index([received(2, series="1.2.2")])  # open again
     ledger.received.close_series("1.2.3", NOON, "not routed yet")
-    old = ledger.received.closed_before(NOON + timedelta(days=1))
+    old = ledger.received.closed_before(NOON + timedelta(days=1), NOON)
     assert [uid for uid, _ in old] == ["1.2.1"]
     ledger.received.set_purged("1.2.1", NOON)
-    assert ledger.received.closed_before(NOON + timedelta(days=1)) == []
+    assert ledger.received.closed_before(NOON + timedelta(days=1), NOON) == []
 
 
-def test_a_series_with_a_parked_order_stays(ledger: Ledger):
+def test_a_series_with_an_unfinished_order_stays_and_with_a_parked_one_for_longer(ledger: Ledger):
     order = an_order(ledger)
     ledger.received.set_routed(order.version_id, SeriesState.ROUTED, "", "")
     for state in (OrderState.PARKED, OrderState.WAITING, OrderState.DELIVERING):
         ledger.ordered.set_state(order.order_id, state, "", NOON)
-        assert ledger.received.closed_before(NOON + timedelta(days=1)) == []
+        assert (state is OrderState.PARKED) == bool(
+            ledger.received.closed_before(NOON + timedelta(days=1), NOON + timedelta(seconds=1))
+        )
+        assert ledger.received.closed_before(NOON + timedelta(days=1), NOON) == []
     ledger.ordered.set_state(order.order_id, OrderState.DONE, "", NOON)
-    assert len(ledger.received.closed_before(NOON + timedelta(days=1))) == 1
+    assert len(ledger.received.closed_before(NOON + timedelta(days=1), NOON)) == 1
 
 
 def test_a_slice_that_comes_after_the_purge_makes_a_version_without_what_is_gone(ledger: Ledger):
@@ -262,3 +268,56 @@ def test_an_order_is_done_when_every_delivery_is_and_parked_when_only_parked_one
     assert "pacs" in ledger.ordered.order(made.order_id).detail
     ledger.delivered.raise_rung("1.2.9", "pacs", Rung.COMMITTED, NOON, "after all")
     assert ledger.ordered.settle(made.order_id, NOON) is OrderState.DONE
+
+
+def test_what_waits_for_long_is_named_so_that_it_can_be_queued_again(ledger: Ledger):
+    made = a_result(ledger)
+    later = NOON + timedelta(seconds=1)
+    assert [o.order_id for o in ledger.ordered.unfinished(later)] == [made.order_id]
+    assert ledger.ordered.unfinished(NOON) == []
+    ledger.ordered.set_state(made.order_id, OrderState.DELIVERING, "", NOON)
+    assert ledger.ordered.unfinished(later) == []
+    ledger.delivered.raise_rung("1.2.9", "folder", Rung.ACCEPTED, NOON, "written")
+    assert [d.destination for d in ledger.delivered.unfinished(later)] == ["pacs"]
+    ledger.delivered.park("1.2.9", "pacs", "refused")
+    assert ledger.delivered.unfinished(later) == []
+
+
+def test_what_comes_again_after_the_purge_is_there_again_and_makes_no_second_version(ledger: Ledger):
+    ledger.received.index([received(1), received(2)])
+    first = routed(ledger)
+    ledger.received.set_purged("1.2.1", NOON)
+    assert ledger.received.known_paths() == set()
+    ledger.received.index([received(1), received(2)])
+    assert len(ledger.received.open_series()) == 1
+    assert ledger.received.close_series("1.2.1", NOON + timedelta(days=20), "again") is None
+    assert ledger.received.open_series() == []
+    assert len(ledger.received.version(first).series.instances) == 2
+    assert ledger.received.closed_before(NOON + timedelta(days=19), NOON) == []
+    assert len(ledger.received.closed_before(NOON + timedelta(days=21), NOON)) == 1
+
+
+def test_a_series_that_comes_again_with_one_slice_more_is_a_version_with_all_of_them(ledger: Ledger):
+    ledger.received.index([received(1), received(2)])
+    routed(ledger)
+    ledger.received.set_purged("1.2.1", NOON)
+    ledger.received.index([received(1), received(2), received(3)])
+    late = ledger.received.close_series("1.2.1", NOON, "again")
+    assert late is not None
+    assert (late.number, len(late.series.instances)) == (2, 3)
+
+
+def test_an_index_of_many_instances_is_rebuilt_in_portions(ledger: Ledger):
+    ledger.received.index([received(number) for number in range(1203)])
+    assert len(ledger.received.known_paths()) == 1203
+
+
+def test_a_result_made_again_with_other_bytes_replaces_one_nobody_has_and_no_other(ledger: Ledger):
+    made = a_result(ledger)
+    again = replace(made, sha256="c" * 64, path=Path("again.dcm"))
+    ledger.ordered.record_results([again], GOALS, NOON)
+    assert ledger.ordered.result("1.2.9") == again
+    ledger.delivered.raise_rung("1.2.9", "pacs", Rung.ACCEPTED, NOON, "0x0000")
+    ledger.ordered.record_results([again], GOALS, NOON)
+    with pytest.raises(ResultMismatch, match="accepted under this UID"):
+        ledger.ordered.record_results([made], GOALS, NOON)
