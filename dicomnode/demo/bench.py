@@ -187,8 +187,9 @@ def _rows_of_listener(found: Detail) -> list[Row]:
 def _turnaround(step: str, results: Results) -> Row:
     warm, first = results[step]["warm"], results[step]["first"]
     infer_s, between_s = warm["steps_s"]["infer"], warm["seconds"] - sum(warm["steps_s"].values())
+    rests = " / ".join(f"{rest_s:.2f}" for rest_s in results[step]["warm_rest_s"])
     note = (
-        f"the network's windows {warm['network_s']:.2f} s + {warm['rest_s']:.2f} s, "
+        f"the network's windows {warm['network_s']:.2f} s + {warm['rest_s']:.2f} s (median of {rests}), "
         f"or the whole step infer {infer_s:.2f} s + {warm['seconds'] - infer_s:.2f} s; "
         f"{between_s:.2f} s of it between and after the steps; "
         f"the first series after the start took {first['seconds']:.2f} s"

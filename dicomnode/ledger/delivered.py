@@ -106,7 +106,10 @@ class Delivered:
             return [(r.destination, Rung(r.rung), r.at, r.detail) for r in db.execute(query)]
 
     def ask_commitment(self, transaction_uid: str, sop_instance_uid: str, destination: str, at: datetime) -> None:
-        """Record a commitment request before it is sent: its report may come before the answer to it."""
+        """Record a commitment request before it is sent: its report may come before the answer to it.
+
+        Until `note_answered` it counts as failed, so that one a crash kept from being sent is not waited for.
+        """
         with self._database.begin() as db:
             db.execute(
                 commitments.insert().values(
@@ -115,15 +118,18 @@ class Delivered:
                     destination=destination,
                     asked_at=at,
                     outcome=CommitmentOutcome.PENDING,
-                    detail="",
+                    failure_reason=NOT_NAMED,
+                    detail="asked, not answered yet",
                 )
             )
 
-    def note_unanswered(self, transaction_uid: str, detail: str) -> None:
-        """A request that was not answered is not waited for; a report that comes all the same still counts."""
-        of_transaction = commitments.c.transaction_uid == transaction_uid
+    def note_answered(self, transaction_uid: str) -> None:
+        """The archive has taken the request: from now on its report is waited for."""
+        pending = (commitments.c.transaction_uid == transaction_uid) & (
+            commitments.c.outcome == CommitmentOutcome.PENDING
+        )
         with self._database.begin() as db:
-            db.execute(commitments.update().where(of_transaction).values(failure_reason=NOT_NAMED, detail=detail))
+            db.execute(commitments.update().where(pending).values(failure_reason=None, detail="asked"))
 
     def commitment(self, sop_instance_uid: str, destination: str) -> Commitment | None:
         """The last commitment request for a delivery, if any."""

@@ -125,11 +125,8 @@ class Delivering:
         transaction_uid = derived_uid(*_key(delivery), at.isoformat())
         self.ledger.delivered.ask_commitment(transaction_uid, *_key(delivery), at)
         references = [(result.sop_class_uid, result.sop_instance_uid)]
-        try:
-            report = port.request_commitment(transaction_uid, references, SAME_ASSOCIATION_WAIT_S)
-        except NodeError as error:
-            self.ledger.delivered.note_unanswered(transaction_uid, str(error))
-            raise
+        report = port.request_commitment(transaction_uid, references, SAME_ASSOCIATION_WAIT_S)
+        self.ledger.delivered.note_answered(transaction_uid)
         if report is not None:
             enter_report(self.recorder, report)
         if self.ledger.delivered.delivery(*_key(delivery)).rung >= delivery.goal:

@@ -132,7 +132,11 @@ def made_up_results(**changes: Detail) -> dict[str, Detail]:
         "longer_mb_per_s": 150.0,
     }
     waiting = {"waiting_many": 9980, "waiting_few": 40, "peak_mib_many": 500.0, "growth_mib": 0.5}
-    network: dict[str, Any] = {"turnaround": {"first": turn, "warm": turn}, "listener": listener, "waiting": waiting}
+    network: dict[str, Any] = {
+        "turnaround": {"first": turn, "warm": turn, "warm_rest_s": [4.0]},
+        "listener": listener,
+        "waiting": waiting,
+    }
     results: dict[str, Any] = dict.fromkeys(names, step | seg) | {"infer": step | infer} | network
     results |= {"turnaround-shipped": results["turnaround"], "disk": {"mb_per_s": [900.0]}}
     return {name: {**found, **changes.get(name, {})} for name, found in results.items()}

@@ -174,6 +174,7 @@ def test_a_commitment_report_is_matched_by_its_transaction(
     a_result(ledger)
     ledger.delivered.ask_commitment("1.5", "1.2.9", "pacs", NOON)
     assert ledger.delivered.record_report(report, NOON)
+    ledger.delivered.note_answered("1.5")  # the answer to the request may come after the report
     found = ledger.delivered.commitment("1.2.9", "pacs")
     assert found is not None
     assert found.outcome is outcome
@@ -321,3 +322,15 @@ def test_a_result_made_again_with_other_bytes_replaces_one_nobody_has_and_no_oth
     ledger.ordered.record_results([again], GOALS, NOON)
     with pytest.raises(ResultMismatch, match="accepted under this UID"):
         ledger.ordered.record_results([made], GOALS, NOON)
+
+
+def test_a_commitment_request_that_was_never_answered_is_not_waited_for(ledger: Ledger):
+    a_result(ledger)
+    ledger.delivered.ask_commitment("1.5", "1.2.9", "pacs", NOON)
+    asked = ledger.delivered.commitment("1.2.9", "pacs")
+    assert asked is not None
+    assert (asked.outcome, asked.failure_reason) == (CommitmentOutcome.PENDING, 0x0110)
+    ledger.delivered.note_answered("1.5")
+    answered = ledger.delivered.commitment("1.2.9", "pacs")
+    assert answered is not None
+    assert (answered.outcome, answered.failure_reason) == (CommitmentOutcome.PENDING, None)
