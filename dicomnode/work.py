@@ -22,7 +22,7 @@ APPLICATION = "dicomnode"
 # them. Raise it only when a stored job can no longer be understood.
 APPLICATION_VERSION = "1"
 MAX_RECOVERIES = 20  # the ledger parks an order after three starts; this bound is the second net
-POLLING_S = 0.25
+POLLING_S = 0.1
 
 
 class Queue(StrEnum):
