@@ -77,12 +77,12 @@ def serve(config: ConfigOption = DEFAULT_CONFIG) -> None:
 def run(
     role: Annotated[str, typer.Argument(metavar="listen|work|deliver", help="Which role to run.")],
     config: ConfigOption = DEFAULT_CONFIG,
-    supervised: Annotated[bool, typer.Option(hidden=True, help="End when the parent process ends.")] = False,  # noqa: FBT002
+    parent: Annotated[int | None, typer.Option(hidden=True, help="End when this process, our parent, ends.")] = None,
 ) -> None:
     """Run one role in this process until stopped."""
     from dicomnode.node import run_role
 
-    run_role(role, config, supervised=supervised)
+    run_role(role, config, parent=parent)
 
 
 @app.command()
@@ -156,7 +156,9 @@ def series(
     if as_json:
         _print_json(rows)
     else:
-        _print_table(rows, ["version_id", "number", "instances", "completed_at", "state", "evidence", "detail"])
+        for row in rows:
+            _print_version(row)
+        _say_if_none(rows)
 
 
 @app.command()
@@ -173,7 +175,9 @@ def jobs(
     if as_json:
         _print_json(rows)
     else:
-        _print_table(rows, ["order_id", "route", "model", "state", "deliveries", "detail"])
+        for row in rows:
+            _print_order(row)
+        _say_if_none(rows)
 
 
 @app.command()
@@ -267,13 +271,42 @@ def _print_json(value: object) -> None:
     sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
 
 
+def _print_version(row: Mapping[str, Any]) -> None:
+    at, counts = _cell(row["completed_at"]), f"{row['instances']} instances, version {row['number']}"
+    _print_block(
+        f"{row['version_id']}  {row['state']}  {at} UTC  {counts}",
+        f"series {row['series_instance_uid']}",
+        f"study  {row['study_instance_uid']}",
+        row["evidence"],
+        row["detail"] or "not routed yet",
+    )
+
+
+def _print_order(row: Mapping[str, Any]) -> None:
+    _print_block(
+        f"{row['order_id']}  {row['state']}  route {row['route']}, model {row['model']}",
+        f"series {row['series_instance_uid']}",
+        *row["deliveries"],
+        row["detail"],
+    )
+
+
+def _print_block(title: str, *lines: str) -> None:
+    out.print("\n    ".join([title, *(line for line in lines if line)]), markup=False)
+
+
+def _say_if_none(rows: Sequence[object]) -> None:
+    if not rows:
+        out.print("nothing yet")
+
+
 def _print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
     table = Table(box=None, pad_edge=False)
     for column in columns:  # an id is there to be copied: it is never cut
         table.add_column(column.replace("_", " "), no_wrap=column.endswith("_id"), overflow="fold")
     for row in rows:
         table.add_row(*[_cell(row.get(c)) for c in columns])
-    out.print(table if rows else "nothing yet")
+    out.print(table)
 
 
 def _cell(value: object) -> str:

@@ -42,7 +42,9 @@ class NodeTable(_Table):
     port: Port = 11112
     bind: Host = "127.0.0.1"
     data_dir: Path = Path("data")
-    database: str = ""  # SQLAlchemy URL; empty: SQLite files in data_dir
+    database: Annotated[str, Field(pattern=r"^($|sqlite:///|postgresql)")] = (
+        ""  # SQLAlchemy URL; empty: SQLite files in data_dir
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @property
@@ -89,7 +91,7 @@ class Destination(_Table):
     timeout_s: Seconds = 30.0
     first_retry_s: Annotated[float, Field(ge=0.1)] = 5.0
     last_retry_s: Seconds = 3600.0
-    give_up_after_days: Annotated[float, Field(gt=0)] = 7.0
+    give_up_after_days: Annotated[float, Field(gt=0, le=36500)] = 7.0
     commitment_wait_s: Seconds = 600.0  # asked again when no report came within this time
 
     @model_validator(mode="after")
@@ -139,9 +141,11 @@ class Completion(_Table):
 class Retention(_Table):
     """How long things stay in the spool."""
 
-    received_days: Annotated[float, Field(gt=0)] = 14.0  # instances, from the completion of their series
-    parked_days: Annotated[float, Field(gt=0)] = 90.0  # instances of series with a parked order, from its parking
-    results_days: Annotated[float, Field(gt=0)] = 30.0  # results that reached their goal everywhere
+    received_days: Annotated[float, Field(gt=0, le=36500)] = 14.0  # instances, from the completion of their series
+    parked_days: Annotated[float, Field(gt=0, le=36500)] = (
+        90.0  # instances of series with a parked order, from its parking
+    )
+    results_days: Annotated[float, Field(gt=0, le=36500)] = 30.0  # results that reached their goal everywhere
 
 
 class Config(_Table):

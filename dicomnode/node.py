@@ -84,7 +84,7 @@ def serve(config_path: Path) -> int:
         return Supervisor(config_path).run()
 
 
-def run_role(role: str, config_path: Path, *, supervised: bool = False) -> None:
+def run_role(role: str, config_path: Path, *, parent: int | None = None) -> None:
     """Run one role until SIGTERM or SIGINT.
 
     Raises:
@@ -93,9 +93,9 @@ def run_role(role: str, config_path: Path, *, supervised: bool = False) -> None:
     """
     if role not in ROLES:
         raise ConfigError(f"expected a role among {', '.join(ROLES)}, found {role!r}")
-    if supervised:
-        die_with_parent()
     stop = _stop_on_signals()
+    if parent is not None:
+        die_with_parent(parent)
     config = checked_config(config_path)
     log_to_stderr(config.node.log_level, role)
     with _only_one(config, role), _opened(config, role) as recorder:

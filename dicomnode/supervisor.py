@@ -28,6 +28,7 @@ class _Child:
     role: str
     process: subprocess.Popen[bytes]
     started_at: float
+    starts: int = 1
     deaths: int = 0
     next_start: float | None = None  # set while it is down
 
@@ -44,7 +45,8 @@ class Supervisor:
     def run(self) -> int:
         """Start every role, start the dead again with growing pauses, stop all on SIGTERM or SIGINT.
 
-        Returns the exit code: 0 after a requested stop, 2 when a role finds the configuration unusable.
+        Returns the exit code: 0 after a requested stop, 2 when a role finds the configuration unusable at its first
+        start.
         """
         for name in (signal.SIGTERM, signal.SIGINT):
             signal.signal(name, self._on_signal)
@@ -57,7 +59,8 @@ class Supervisor:
         return code
 
     def _start(self, role: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "dicomnode", "run", role, "--config", str(self.config_path), "--supervised"]
+        command = [sys.executable, "-m", "dicomnode", "run", role, "--config", str(self.config_path)]
+        command += ["--parent", str(os.getpid())]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
         log.info("role started", child=role, pid=process.pid)
         return process
@@ -67,12 +70,13 @@ class Supervisor:
         if child.next_start is not None:
             if now >= child.next_start:
                 child.process, child.started_at, child.next_start = self._start(child.role), now, None
+                child.starts += 1
             return 0
         code = child.process.poll()
         if code is None:
             return 0
-        if code == CONFIG_EXIT_CODE:
-            return code  # starting it again cannot help
+        if code == CONFIG_EXIT_CODE and child.starts == 1:
+            return code  # wrong from the beginning; later it is an edit half done, and the other roles go on
         child.deaths = 0 if now - child.started_at > HEALTHY_AFTER_S else child.deaths + 1
         pause_s = min(LAST_PAUSE_S, FIRST_PAUSE_S * 2 ** max(0, child.deaths - 1)) if child.deaths else 0.0
         child.next_start = now + pause_s
@@ -83,7 +87,7 @@ class Supervisor:
         self._stopping = True
 
     def _stop_all(self) -> None:
-        """The listener first, so that nothing new comes while the others finish."""
+        """Ask all to finish, then end what does not."""
         running = [c.process for c in self._children if c.process.poll() is None]
         for process in running:
             process.terminate()
@@ -95,10 +99,9 @@ class Supervisor:
                 process.kill()  # its work is durable: the next start takes it up
 
 
-def die_with_parent() -> None:
+def die_with_parent(parent: int) -> None:
     """Ask the kernel to end this process when the supervisor is gone, however it went (Linux prctl 1)."""
-    parent = os.getppid()
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(1, signal.SIGTERM, 0, 0, 0)
-    if os.getppid() != parent:  # it went between the two calls
+    if os.getppid() != parent:  # it went before the call
         os.kill(os.getpid(), signal.SIGTERM)

@@ -110,10 +110,18 @@ def launch(url: str, executor_id: str, queues: Sequence[Queue]) -> None:
         "scheduler_polling_interval_sec": 3600.0,
     }
     DBOS(config=config)
+    _through_our_log()
     DBOS.listen_queues(list(queues))
     DBOS.launch()
     for queue in queues:
         DBOS.register_queue(queue, worker_concurrency=CONCURRENCY[queue], polling_interval_sec=POLLING_S)
+
+
+def _through_our_log() -> None:
+    """DBOS brings a handler of its own, whose lines are no JSON."""
+    logger = logging.getLogger("dbos")
+    logger.handlers.clear()
+    logger.propagate = True
 
 
 def stop(wait_s: int) -> None:

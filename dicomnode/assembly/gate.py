@@ -17,6 +17,8 @@ from dicomnode.imaging import Finding, Geometry, Policy, Series, SliceSource, Ve
 DEFAULT_MAX_VOXELS = 2_000_000_000
 # Two slices have one gap and nothing to compare it with: a missing slice between them would not be seen.
 MIN_SLICES = 3
+MIN_MATRIX = 2
+MIN_STEP_MM, MAX_STEP_MM = 0.01, 100.0
 _NAMED_GAPS = 5  # how many places a sentence names
 
 
@@ -106,7 +108,26 @@ def _build_geometry(
     if not stack.is_even:
         _report_unevenness(stack, slices, book)
         return None, ()
+    if problem := _implausible(stack, slices[0]):
+        book.add(Finding.IMPLAUSIBLE_GEOMETRY, problem, _uids(slices))
+        return None, ()
     return _geometry(stack, slices, frame_of_reference_uid), tuple(slices)
+
+
+def _implausible(stack: Stack, header: SliceHeader) -> str:
+    """What no scanner measures: a unit mistaken, or nonsense that would take all memory to resample."""
+    rows, columns = header.layout.rows, header.layout.columns
+    if min(rows, columns) < MIN_MATRIX:
+        return f"expected at least {MIN_MATRIX} x {MIN_MATRIX} pixels, found {rows} x {columns}"
+    steps_mm = {
+        "pixel spacing": (header.plane.row_spacing_mm, header.plane.column_spacing_mm),
+        "distance of slices": (stack.spacing_mm,),
+    }
+    for what, found in steps_mm.items():
+        for step_mm in found:
+            if not MIN_STEP_MM <= step_mm <= MAX_STEP_MM:
+                return f"expected a {what} of {MIN_STEP_MM:g} to {MAX_STEP_MM:g} mm, found {step_mm:g}"
+    return ""
 
 
 def _report_tilt(stack: Stack, slices: Sequence[SliceHeader], book: VerdictBook) -> None:

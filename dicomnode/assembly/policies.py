@@ -42,6 +42,7 @@ POLICIES: Mapping[Finding, tuple[Policy, ...]] = {
     Finding.UNEVEN_SPACING: (_REFUSE,),
     Finding.TOO_FEW_SLICES: (_REFUSE,),
     Finding.TOO_LARGE: (_REFUSE,),
+    Finding.IMPLAUSIBLE_GEOMETRY: (_REFUSE,),
     Finding.UNSUPPORTED_TRANSFER_SYNTAX: (_REFUSE,),
     Finding.TRUNCATED_PIXELS: (_REFUSE,),
     Finding.UNDECODABLE_PIXELS: (_REFUSE,),

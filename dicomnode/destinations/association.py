@@ -163,7 +163,7 @@ def _why_not(
         return Unavailable(
             f"{line.words}: no answer to the association request within {line.timeout_s:g} s, or aborted"
         )
-    return Unavailable(f"{line.words}: no connection within {line.timeout_s:g} s; is it running there?")
+    return Unavailable(f"{line.words}: no connection (waited up to {line.timeout_s:g} s); is it running there?")
 
 
 def _rejection(line: Line, result: str, reason: str) -> Unavailable:

@@ -36,6 +36,7 @@ class Finding(StrEnum):
     UNEVEN_SPACING = "uneven_spacing"
     TOO_FEW_SLICES = "too_few_slices"
     TOO_LARGE = "too_large"
+    IMPLAUSIBLE_GEOMETRY = "implausible_geometry"  # no scanner measures so
     UNSUPPORTED_TRANSFER_SYNTAX = "unsupported_transfer_syntax"
     TRUNCATED_PIXELS = "truncated_pixels"
     UNDECODABLE_PIXELS = "undecodable_pixels"

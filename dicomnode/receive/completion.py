@@ -133,7 +133,7 @@ class CompletionTracker:
                         record.calling_ae_title,
                         last_instance_at=at,
                         earlier_instances=record.instances,
-                        broken_off="restart of the node",
+                        broken_off="found open in the index",
                     )
 
     def due(self, at: datetime) -> list[Completed]:

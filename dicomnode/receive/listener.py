@@ -31,7 +31,7 @@ from dicomnode.receive.wire import PeerGone, PeerSilent, Wire
 
 _log = Log("receive.listener")
 _BACKLOG = 128
-_SPARE_CONNECTIONS = 32  # that have not asked for an association yet, beyond limits.max_associations
+_SPARE_CONNECTIONS = 256  # that have not asked for an association yet, beyond limits.max_associations
 _ACCEPT_RETRY_S = 0.2
 
 

@@ -120,7 +120,7 @@ def test_what_was_acknowledged_and_never_indexed_is_found_on_the_disk_at_the_nex
         wait_until(lambda: again.ledger.received.versions(), "a version")
     [version] = again.ledger.received.versions()
     assert version["instances"] == len(paths)
-    assert "restart of the node" in str(version["evidence"])
+    assert "found open in the index" in str(version["evidence"])
     again.close()
 
 

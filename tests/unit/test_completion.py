@@ -262,7 +262,7 @@ def test_after_a_restart_the_quiet_period_counts_from_the_restart() -> None:
     tracker.reopen([open_series()], at(0))
     seconds, why = evidence(first_due(tracker, 100))
     assert seconds == 60
-    assert "after: restart of the node; instances seen: 3" in why
+    assert "after: found open in the index; instances seen: 3" in why
 
 
 def test_after_a_restart_the_peers_count_is_evidence_at_once() -> None:

@@ -206,6 +206,10 @@ def give_no_slope(ds: FileDataset) -> None:
     ds.RescaleSlope = "0"
 
 
+def turn_values(ds: FileDataset) -> None:
+    ds.RescaleSlope = "-1"
+
+
 def drop_position(ds: FileDataset) -> None:
     del ds.ImagePositionPatient
 
@@ -230,6 +234,7 @@ def skew_cosines(ds: FileDataset) -> None:
         (give_effective_atomic_numbers, Finding.WRONG_MODALITY),
         (drop_intercept, Finding.WRONG_MODALITY),
         (give_no_slope, Finding.WRONG_MODALITY),
+        (turn_values, Finding.WRONG_MODALITY),
         (drop_position, Finding.MISSING_GEOMETRY),
         (flatten_pixels, Finding.MISSING_GEOMETRY),
         (skew_cosines, Finding.MISSING_GEOMETRY),
@@ -332,3 +337,22 @@ def test_an_enhanced_instance_without_groups_for_every_frame_is_refused(tmp_path
     del whole.PerFrameFunctionalGroupsSequence[5]
     verdict = refusal(series_of([whole], tmp_path))[Finding.MISSING_GEOMETRY]
     assert "functional groups of 1 of 6 frames" in verdict.sentence
+
+
+@pytest.mark.parametrize("pixel_mm", ["0.000000001", "1000000"])
+def test_pixels_of_a_size_that_no_scanner_has_are_refused(tmp_path: Path, pixel_mm: str):
+    def resize(ds: FileDataset) -> None:
+        ds.PixelSpacing = [pixel_mm, "1"]
+
+    found = refusal(series_of(changed(resize), tmp_path))[Finding.IMPLAUSIBLE_GEOMETRY]
+    assert "expected a pixel spacing of 0.01 to 100 mm" in found.sentence
+
+
+def test_slices_half_a_metre_apart_are_no_volume(tmp_path: Path):
+    found = refusal(series_of(stepwise([0, 500, 1000, 1500]), tmp_path))[Finding.IMPLAUSIBLE_GEOMETRY]
+    assert "found 500" in found.sentence
+
+
+def test_a_matrix_of_one_pixel_is_no_volume(tmp_path: Path):
+    slices = ct_slices(voxels=np.zeros((4, 1, 1), np.int16))
+    assert Finding.IMPLAUSIBLE_GEOMETRY in refusal(series_of(slices, tmp_path))

@@ -20,13 +20,13 @@ from dicomnode import supervisor
 folder = pathlib.Path(sys.argv[1])
 supervisor.FIRST_PAUSE_S = 0.05
 role = "import os, pathlib, signal, sys, time; folder = pathlib.Path(sys.argv[2]); name = sys.argv[1];"
-role += "from dicomnode.supervisor import die_with_parent; die_with_parent();"
 role += "signal.signal(signal.SIGTERM, lambda *_: (open(folder / 'stopped', 'a').write(name + chr(10)), os._exit(0)));"
+role += "from dicomnode.supervisor import die_with_parent; die_with_parent(int(sys.argv[3]));"
 role += "open(folder / name, 'a').write(str(os.getpid()) + chr(10));"
 role += "code = folder / (name + '-exit'); sys.exit(int(code.read_text())) if code.exists() else time.sleep(60)"
 def start(self, name):
-    import subprocess
-    return subprocess.Popen([sys.executable, "-c", role, name, str(folder)])
+    import os, subprocess
+    return subprocess.Popen([sys.executable, "-c", role, name, str(folder), str(os.getpid())])
 supervisor.Supervisor._start = start
 sys.exit(supervisor.Supervisor(folder / "node.toml").run())
 """
@@ -91,3 +91,24 @@ def test_roles_do_not_outlive_a_supervisor_that_was_killed(serving: Serving):
     serving.wait_for(lambda: all(serving.pids(r) for r in ("listen", "work", "deliver")))
     serving.process.kill()
     serving.wait_for(lambda: not any(is_alive(serving.pids(r)[0]) for r in ("listen", "work", "deliver")))
+
+
+def test_a_configuration_that_breaks_later_keeps_one_role_down_and_stops_no_other(serving: Serving):
+    serving.wait_for(lambda: all(serving.pids(r) for r in ("listen", "work", "deliver")))
+    (serving.folder / "work-exit").write_text("2")
+    os.kill(serving.pids("work")[0], signal.SIGKILL)
+    serving.wait_for(lambda: len(serving.pids("work")) >= 3)
+    assert serving.process.poll() is None
+    (serving.folder / "work-exit").unlink()
+    serving.wait_for(lambda: is_alive(serving.pids("work")[-1]) and len(serving.pids("work")) >= 4)
+    assert len(serving.pids("listen")) == 1
+
+
+def test_a_role_whose_supervisor_died_before_it_was_ready_ends_at_once():
+    done = subprocess.run(
+        [sys.executable, "-c", "from dicomnode.supervisor import die_with_parent; die_with_parent(1 << 22)"],
+        cwd=REPOSITORY,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGTERM
