@@ -159,6 +159,7 @@ def _job(ledger: Ledger, order: Order) -> Row:
         "state": str(order.state),
         "detail": order.detail,
         "attempt": order.attempt,
+        "replaces": ledger.ordered.replaced_by(order.order_id),
         "results": [r.sop_instance_uid for r in ledger.ordered.results_of(order.order_id)],
         "deliveries": [_standing(d) for d in deliveries],
         "history": [

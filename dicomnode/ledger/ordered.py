@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from dicomnode.errors import ResultMismatch
 from dicomnode.ledger.database import Database
 from dicomnode.ledger.records import Order, OrderState, Result, Rung, Step
-from dicomnode.ledger.tables import deliveries, orders, results, rungs, steps
+from dicomnode.ledger.tables import deliveries, orders, results, rungs, series_versions, steps
 
 Row = Any  # one row of a query, columns as attributes
 
@@ -75,6 +75,21 @@ class Ordered:
         """The orders of one version of a series."""
         with self._database.begin() as db:
             return [_order(r) for r in db.execute(sa.select(orders).where(orders.c.version_id == version_id))]
+
+    def replaced_by(self, order_id: str) -> list[str]:
+        """The orders of the same route for earlier versions of the same series, the latest first."""
+        this_order, this, earlier = orders.alias(), series_versions.alias(), series_versions.alias()
+        query = (
+            sa.select(orders.c.order_id)
+            .join(earlier, earlier.c.version_id == orders.c.version_id)
+            .join(this, this.c.series_instance_uid == earlier.c.series_instance_uid)
+            .join(this_order, this_order.c.version_id == this.c.version_id)
+            .where(this_order.c.order_id == order_id, orders.c.route == this_order.c.route)
+            .where(earlier.c.number < this.c.number)
+            .order_by(earlier.c.number.desc())
+        )
+        with self._database.begin() as db:
+            return list(db.scalars(query))
 
     def set_state(self, order_id: str, state: OrderState, detail: str, at: datetime) -> None:
         """Move an order to a state, with a sentence for people."""

@@ -26,10 +26,15 @@ class Ordering:
         answer = route(self.rules, headers)
         orders = [self._place(version, wanted) for wanted in answer.routes]
         state = SeriesState.ROUTED if orders else SeriesState.UNMATCHED
-        detail = ", ".join(r.name for r in answer.routes) or "; ".join(answer.reasons) or "no routes are configured"
+        detail = ", ".join(map(self._named, orders)) or "; ".join(answer.reasons) or "no routes are configured"
         self.ledger.received.set_routed(version_id, state, detail, headers.patient_key)
         self._audit(version, answer, headers.patient_key, detail)
         return [Placed(o.order_id, o.attempt, o.priority) for o in orders]
+
+    def _named(self, order: Order) -> str:
+        """The order's route, and the order it replaces when slices came late: its result is another object."""
+        replaced = self.ledger.ordered.replaced_by(order.order_id)
+        return f"{order.route} (order {order.order_id}" + (f", replaces order {replaced[0]})" if replaced else ")")
 
     def refuse(self, version_id: str, sentence: str) -> None:
         """Record that a series' headers cannot be routed, and why."""

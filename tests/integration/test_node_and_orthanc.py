@@ -147,6 +147,7 @@ def test_slices_that_come_late_make_a_second_version_with_a_result_of_its_own(ou
     versions = outcome.site.ledger.received.versions()
     assert sorted((v["number"], v["instances"]) for v in versions) == [(1, 78), (2, 79)]
     assert len(outcome.orthanc.instances(Modality="SEG")) == 2
+    assert f"replaces order {outcome.order.order_id}" in (outcome.site.audit_dir / "audit.jsonl").read_text()
 
 
 def _nifti_labels(path: Path) -> NDArray[np.uint8]:

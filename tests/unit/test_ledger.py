@@ -334,3 +334,17 @@ def test_a_commitment_request_that_was_never_answered_is_not_waited_for(ledger: 
     answered = ledger.delivered.commitment("1.2.9", "pacs")
     assert answered is not None
     assert (answered.outcome, answered.failure_reason) == (CommitmentOutcome.PENDING, None)
+
+
+def test_the_order_for_a_later_version_names_the_one_it_replaces(ledger: Ledger):
+    first = an_order(ledger)
+    ledger.received.index([received(2)])
+    version = ledger.received.close_series("1.2.1", NOON, "late")
+    assert version is not None
+    second = replace(first, order_id="second", version_id=version.version_id)
+    other = replace(second, order_id="other", route="another")
+    for order in (second, other):
+        ledger.ordered.place(order, NOON)
+    assert ledger.ordered.replaced_by("second") == [first.order_id]
+    assert ledger.ordered.replaced_by("other") == []
+    assert ledger.ordered.replaced_by(first.order_id) == []
