@@ -92,8 +92,7 @@ def _is_of_wrong_modality(header: InstanceHeader) -> str:
 
 def _rescale_problem(rescale: Rescale, modality: str) -> str:
     """Why stored values do not become HU (CT) or arbitrary units (MR)."""
-    turned = rescale.slope == 0 or (modality == "CT" and rescale.slope < 0)
-    if turned or not np.isfinite([rescale.slope, rescale.intercept]).all():
+    if not np.isfinite([rescale.slope, rescale.intercept]).all() or rescale.slope == 0:
         return f"a rescale slope of {rescale.slope:g} and intercept of {rescale.intercept:g}"
     if modality != "CT":
         return ""

@@ -31,7 +31,7 @@ from dicomnode.receive.wire import PeerGone, PeerSilent, Wire
 
 _log = Log("receive.listener")
 _BACKLOG = 128
-_SPARE_CONNECTIONS = 256  # that have not asked for an association yet, beyond limits.max_associations
+SPARE_CONNECTIONS = 256  # that have not asked for an association yet, beyond limits.max_associations
 _ACCEPT_RETRY_S = 0.2
 
 
@@ -104,7 +104,7 @@ class Listener:
 
     def _admit(self, connection: socket.socket, host: str) -> None:
         with self._lock:
-            if len(self._connections) >= self._limits.max_associations + _SPARE_CONNECTIONS:
+            if len(self._connections) >= self._limits.max_associations + SPARE_CONNECTIONS:
                 _log.warning("connection closed: too many are open", host=host, open=len(self._connections))
                 connection.close()
                 return

@@ -12,6 +12,7 @@ import pytest
 
 from dicomnode.receive import Outcome
 from dicomnode.receive.dimse import MAX_COMMAND_BYTES
+from dicomnode.receive.listener import SPARE_CONNECTIONS
 from tests.listening import Node, connection_threads, ct_files, listening, listening_config, wait_until
 from tests.raw_sender import (
     CT,
@@ -218,8 +219,9 @@ def test_a_flood_of_silent_connections_does_not_take_a_peers_place(tmp_path: Pat
 
 def test_connections_beyond_all_bounds_are_closed_at_once(tmp_path: Path, file: StoredFile) -> None:
     with listening(listening_config(tmp_path, max_associations=1, association_timeout_s=30.0)) as node:
-        peers = [RawSender(node.port) for _ in range(60)]
-        wait_until(lambda: len(connection_threads()) == 33, "as many threads as connections are allowed")
+        peers = [RawSender(node.port) for _ in range(1 + SPARE_CONNECTIONS + 20)]
+        allowed = 1 + SPARE_CONNECTIONS
+        wait_until(lambda: len(connection_threads()) == allowed, "as many threads as connections are allowed")
         assert peers[-1].answer().kind == "CLOSED"
         for peer in peers:
             peer.socket.close()

@@ -206,10 +206,6 @@ def give_no_slope(ds: FileDataset) -> None:
     ds.RescaleSlope = "0"
 
 
-def turn_values(ds: FileDataset) -> None:
-    ds.RescaleSlope = "-1"
-
-
 def drop_position(ds: FileDataset) -> None:
     del ds.ImagePositionPatient
 
@@ -234,7 +230,6 @@ def skew_cosines(ds: FileDataset) -> None:
         (give_effective_atomic_numbers, Finding.WRONG_MODALITY),
         (drop_intercept, Finding.WRONG_MODALITY),
         (give_no_slope, Finding.WRONG_MODALITY),
-        (turn_values, Finding.WRONG_MODALITY),
         (drop_position, Finding.MISSING_GEOMETRY),
         (flatten_pixels, Finding.MISSING_GEOMETRY),
         (skew_cosines, Finding.MISSING_GEOMETRY),
