@@ -43,6 +43,9 @@ def main() -> None:
         _fail(error, 2)
     except NodeError as error:
         _fail(error, 1)
+    except ModuleNotFoundError as error:
+        needed = f"this needs the package {error.name!r}, which a host that only listens goes without"
+        _fail(ConfigError(f"{needed}; install it with: pip install 'dicomnode[infer]'"), 2)
     except BrokenPipeError:
         sys.exit(1)  # whoever read our output has gone
     except OSError as error:

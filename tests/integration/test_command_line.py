@@ -1,6 +1,7 @@
 """The command `dicomnode`: what a person types, what it prints, and how it ends."""
 
 import json
+import subprocess
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -227,3 +228,15 @@ def test_jobs_shows_how_far_a_delivery_has_come_and_retry_starts_a_parked_one_ag
         assert not delivering.ledger.delivered.delivery(delivering.uid, "pacs").parked
         assert delivering.ledger.ordered.order("o1").state is OrderState.DELIVERING
         assert dicomnode("retry", "o1", "--config", config).code == 1
+
+
+def test_a_host_that_only_listens_is_told_what_the_worker_needs(tmp_path: Path):
+    without_torch = "import sys; sys.modules['torch'] = None; from dicomnode.cli import main; main()"
+    command = [sys.executable, "-c", without_torch, "segment", str(tmp_path), "--out", str(tmp_path / "out")]
+    done = subprocess.run(
+        command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 2
+    assert "'torch'" in done.stderr
+    assert "dicomnode[infer]" in done.stderr
+    assert "Traceback" not in done.stderr
