@@ -224,10 +224,12 @@ class Listening:
         for order in self.ledger.ordered.unfinished(before):
             if order.order_id not in segmenting:
                 self._queue_again(segment_job(order.order_id, order.attempt, order.priority, again=again))
+        # Far beyond any turn there was: a turn that is known already would not be taken again.
+        turn = int(self.recorder.clock().timestamp())
         delivering = {tuple(job_id.split("/")[1:3]) for job_id in self.work.live(Queue.DELIVER)}
         for d in self.ledger.delivered.unfinished(before):
             if (d.sop_instance_uid, d.destination) not in delivering:
-                self._queue_again(delivery_job(d.sop_instance_uid, d.destination, (d.round, 1), again=again))
+                self._queue_again(delivery_job(d.sop_instance_uid, d.destination, (d.round, turn)))
 
     def _queue_again(self, job: Job) -> None:
         log.warning("job was missing, queued again", job=job.job_id)

@@ -77,11 +77,9 @@ def segment_job(
     return Job(Queue.SEGMENT, "segment_series", job_id, (order_id, attempt, postponed, priority), priority, delay_s)
 
 
-def delivery_job(
-    sop_instance_uid: str, destination: str, turn: tuple[int, int], delay_s: float = 0.0, again: str = ""
-) -> Job:
+def delivery_job(sop_instance_uid: str, destination: str, turn: tuple[int, int], delay_s: float = 0.0) -> Job:
     """Take a delivery one step further; `turn` is (round, turn in the round)."""
-    job_id = _job_id("deliver", f"{sop_instance_uid}/{destination}/{turn[0]}/{turn[1]}", again)
+    job_id = f"deliver/{sop_instance_uid}/{destination}/{turn[0]}/{turn[1]}"
     return Job(Queue.DELIVER, "deliver_result", job_id, (sop_instance_uid, destination, *turn), delay_s=delay_s)
 
 

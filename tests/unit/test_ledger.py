@@ -1,5 +1,7 @@
 """The ledger: what came, what was ordered, how far it has come; every entry may be made twice."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -348,3 +350,31 @@ def test_the_order_for_a_later_version_names_the_one_it_replaces(ledger: Ledger)
     assert ledger.ordered.replaced_by("second") == [first.order_id]
     assert ledger.ordered.replaced_by("other") == []
     assert ledger.ordered.replaced_by(first.order_id) == []
+
+
+NO_ROOM = """
+import resource, signal, sys
+from pathlib import Path
+from dicomnode.errors import Unavailable
+from dicomnode.ledger import Ledger
+from tests.unit.test_ledger import received
+folder = Path(sys.argv[1])
+ledger = Ledger(f"sqlite:///{folder / 'ledger.sqlite'}", folder)
+ledger.prepare()
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a file's limit then fails the write, as a full disk does
+soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))
+try:
+    ledger.received.index([received(1)])
+    sys.exit(8)
+except Unavailable:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+ledger.received.index([received(1)])
+sys.exit(7 if len(ledger.received.known_paths()) == 1 else 9)
+"""
+
+
+def test_a_ledger_without_room_is_something_to_try_again_and_goes_on_when_there_is_room(tmp_path: Path):
+    command = [sys.executable, "-c", NO_ROOM, str(tmp_path)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, timeout=60, check=False)
+    assert done.returncode == 7, done.stderr

@@ -1,5 +1,7 @@
 """The workspace: what one step leaves, the next one finds; what a killed step left does not count."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -58,3 +60,32 @@ def test_a_cleared_workspace_is_gone_and_clearing_twice_is_no_error(tmp_path: Pa
     workspace.clear()
     workspace.clear()
     assert not (tmp_path / "order").exists()
+
+
+NO_ROOM = """
+import resource, signal, sys
+from pathlib import Path
+from dicomnode.audit import AuditEvent, AuditLog, AuditRecord
+from dicomnode.errors import Unavailable
+from dicomnode.steps.recorder import now
+from dicomnode.workspace import Workspace
+from tests.unit.test_workspace import a_volume
+folder, what = Path(sys.argv[1]), sys.argv[2]
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a file's limit then fails the write, as a full disk does
+resource.setrlimit(resource.RLIMIT_FSIZE, (8, 8))
+try:
+    if what == "workspace":
+        Workspace(folder / "order").write_volume(a_volume())
+    else:
+        AuditLog(folder).append(AuditRecord(now(), AuditEvent.ROUTED, "work"))
+except Unavailable as error:
+    sys.exit(7 if "cannot be written" in str(error) else 8)
+"""
+
+
+@pytest.mark.parametrize("what", ["workspace", "audit"])
+def test_a_disk_that_takes_no_more_is_something_to_try_again_and_leaves_nothing_half_written(tmp_path: Path, what: str):
+    command = [sys.executable, "-c", NO_ROOM, str(tmp_path), what]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, timeout=60, check=False)
+    assert done.returncode == 7, done.stderr
+    assert not (tmp_path / "order" / "volume.npy").exists()
