@@ -133,7 +133,7 @@ class Limits(_Table):
 class Completion(_Table):
     """When a series counts as complete."""
 
-    association_end_s: Seconds | Literal["off"] = 2.0  # rest after the last association that brought it ended
+    association_end_s: Seconds | Literal["off"] = 1.0  # rest after the last association that brought it ended
     quiet_period_s: Annotated[float, Field(gt=0)] = 60.0  # rest after the last instance, whatever else
     count_wait_s: Seconds = 600.0  # how long a count larger than what came keeps the series open
 

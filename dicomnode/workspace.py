@@ -1,4 +1,4 @@
-"""Where the steps of one order leave voxels for each other: a folder that goes when the order is done.
+"""Where the steps of one order leave labels and objects for each other: a folder that goes when the order is done.
 
 Arrays are plain .npy files, read back memory-mapped; what belongs to them is JSON beside them. Everything is
 written under a temporary name and renamed, so a step that was killed has written nothing.
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dicomnode.errors import Unavailable
-from dicomnode.imaging import CodedConcept, Geometry, ModelIdentity, Segment, Segmentation, SliceSource, Volume
+from dicomnode.imaging import CodedConcept, Geometry, ModelIdentity, Segment, Segmentation, SliceSource
 
 Document = dict[str, Any]
 
@@ -25,23 +25,6 @@ class Workspace:
     """The folder of one order."""
 
     folder: Path
-
-    def write_volume(self, volume: Volume) -> None:
-        """Leave an assembled volume.
-
-        Raises:
-            Unavailable: the disk does not take it.
-        """
-        self._write("volume", volume.voxels, _placed(volume.geometry, volume.sources))
-
-    def read_volume(self) -> Volume:
-        """The assembled volume, memory-mapped.
-
-        Raises:
-            Unavailable: it is not there (any more).
-        """
-        voxels, document = self._read("volume")
-        return Volume(voxels, _geometry(document), _sources(document))
 
     def write_segmentation(self, segmentation: Segmentation) -> None:
         """Leave a segmentation.

@@ -78,11 +78,14 @@ def oblique(degrees: tuple[float, float, float] = (12.0, -7.0, 31.0)) -> NDArray
     return directions
 
 
-def tilted(degrees: float = 18.5) -> NDArray[np.float64]:
-    """A gantry tilt: planes lean about the patient's x axis, the table still moves along z."""
+def tilted(degrees: float = 18.5, upright: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+    """A gantry tilt: planes lean about their own rows, the table still moves as in the upright (axial) stack.
+
+    From slice to slice along the normal, the planes slide towards their last row, or with a negative tilt their first.
+    """
+    along_table, row_step, column_step = (np.eye(3)[:, ::-1] if upright is None else upright).T
     angle = np.radians(degrees)
-    row_step = np.array([0.0, np.cos(angle), np.sin(angle)])
-    return np.column_stack(([0.0, 0.0, 1.0], row_step, [1.0, 0.0, 0.0]))
+    return np.column_stack((along_table, np.cos(angle) * row_step + np.sin(angle) * along_table, column_step))
 
 
 def blobs(shape: tuple[int, int, int] = SHAPE, seed: int = 7) -> NDArray[np.uint8]:

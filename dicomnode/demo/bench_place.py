@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dicomnode.assembly.files import series_from_paths
-from dicomnode.imaging import Series
+from dicomnode.assembly.gate import inspect
+from dicomnode.imaging import Series, Volume
 from dicomnode.workspace import Workspace
 
 MODEL = "bench-unet"
@@ -60,6 +61,11 @@ class Place:
         return Workspace(self.folder / "work")
 
     @property
+    def voxels_path(self) -> Path:
+        """The voxels of the assembled volume."""
+        return self.folder / "voxels.npy"
+
+    @property
     def sampled_path(self) -> Path:
         """The voxels at the model's spacing."""
         return self.folder / "sampled.npy"
@@ -67,6 +73,11 @@ class Place:
     def read_series(self) -> Series:
         """The series as the offline command finds it."""
         return series_from_paths([self.series_folder]).series[0]
+
+    def read_volume(self) -> Volume:
+        """The assembled volume: its grid from the headers, its voxels from `voxels_path`, in memory."""
+        inspection = inspect(self.read_series())
+        return Volume(np.load(self.voxels_path, allow_pickle=False), inspection.geometry, inspection.sources)
 
     def read_sampled(self) -> NDArray[Any]:
         """The voxels at the model's spacing, in memory."""

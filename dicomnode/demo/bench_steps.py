@@ -54,13 +54,15 @@ def gate(place: Place, watch: Stopwatch) -> Detail:
 
 def assembled(place: Place, watch: Stopwatch) -> Detail:
     """Read the pixels into one volume in HU."""
+    import numpy as np
+
     from dicomnode.assembly.gate import inspect
     from dicomnode.assembly.volume import assemble
 
     inspection = inspect(place.read_series())
     with watch:
         volume = assemble(inspection)
-    place.workspace.write_volume(volume)
+    np.save(place.voxels_path, volume.voxels)
     return {"shape": volume.geometry.shape, "dtype": str(volume.voxels.dtype)}
 
 
@@ -79,7 +81,7 @@ def resampled(place: Place, watch: Stopwatch) -> Detail:
 
     from dicomnode.assembly.resample import resample
 
-    volume = place.workspace.read_volume()
+    volume = place.read_volume()
     with watch:
         sampled = resample(volume, SPACING_MM)
     np.save(place.sampled_path, sampled.voxels)
@@ -92,7 +94,7 @@ def infer(place: Place, watch: Stopwatch) -> Detail:
     from dicomnode.inference import Engine
     from dicomnode.models import ModelStore
 
-    volume = place.workspace.read_volume()
+    volume = place.read_volume()
     package = ModelStore([place.models]).package(MODEL)
     sampled = SampledVolume(place.read_sampled(), sampled_geometry(volume.geometry, SPACING_MM))
     engine = Engine()

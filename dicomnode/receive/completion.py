@@ -1,9 +1,9 @@
 """When has all of a series come? Evidence first, the timer last.
 
 DICOM has no "that was all". What comes closest, in this order: the peer's own count (C-FIND) equals ours; the
-association that brought the series was released and nothing followed; nothing has come for long. An abort, a lost
-connection, instances that we refused and our own restart say that something may be missing, so after them only a count
-or the long rest completes.
+association that brought the series was released and nothing followed, for longer than this sender is known to pause;
+nothing has come for long. An abort, a lost connection, instances that we refused and our own restart say that
+something may be missing, so after them only a count or the long rest completes.
 Being wrong is cheap: a late instance opens the series again and makes its next version.
 
 Pure bookkeeping: time is an argument everywhere, and there is neither a clock nor a thread in here.
@@ -21,6 +21,8 @@ from dicomnode.receive.events import AssociationEnd, Outcome
 CountAtPeer = Callable[[str, str, str], int | None]  # AE title, study UID, series UID -> its count; None: unknown
 CountHeld = Callable[[str], int]  # series UID -> distinct instances that the index has, all versions
 
+# A sender that paused so long between instances, or between associations with one each, may do so again.
+_PAUSES = 3
 _SILENT_PEER_S = 30.0  # a peer that gave no count is left alone for so long
 
 
@@ -49,6 +51,7 @@ class _Waiting:
     study_instance_uid: str
     calling_ae_title: str
     last_instance_at: datetime
+    longest_pause_s: float = 0.0  # between two of its instances: how this sender is paced
     earlier_instances: int = 0  # known before this process saw the series
     instances: set[str] = field(default_factory=set[str])
     open_associations: set[int] = field(default_factory=set[int])
@@ -99,6 +102,8 @@ class CompletionTracker:
             if series is None:
                 series = _Waiting(instance.study_instance_uid, instance.calling_ae_title, at)
                 self._waiting[uid] = series
+            if not series.broken_off:  # how long a failure lasted says nothing about the sender's pace
+                series.longest_pause_s = max(series.longest_pause_s, series.rest_s(at))
             series.last_instance_at = max(at, series.last_instance_at)
             series.calling_ae_title = instance.calling_ae_title
             series.instances.add(instance.sop_instance_uid)
@@ -199,6 +204,7 @@ class CompletionTracker:
         if wanted_s == "off" or series.released_at is None or series.open_associations or series.broken_off:
             return ""
         released_s = (at - series.released_at).total_seconds()
+        wanted_s = min(max(wanted_s, _PAUSES * series.longest_pause_s), self._rules.quiet_period_s)
         if min(released_s, series.rest_s(at)) < wanted_s:
             return ""
         return (

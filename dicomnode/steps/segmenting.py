@@ -1,10 +1,11 @@
 """Steps `assemble`, `infer`, `encode`, `check`, `ship`: an order -> checked results with deliveries."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
+from dicomnode.assembly.prepared import PreparedSlices
 from dicomnode.audit import AuditEvent, AuditOutcome, AuditRecord
 from dicomnode.config import Config
 from dicomnode.destinations import open_destination
@@ -15,6 +16,7 @@ from dicomnode.ledger import Ledger, Order, OrderState, Result, SeriesVersion
 from dicomnode.pipeline import Shipment
 from dicomnode.segmenting import OPTIONS, Segmenter, assemble_series, encoding_request, sources_of
 from dicomnode.steps.deadline import Deadline, end_soon
+from dicomnode.steps.handover import Handover
 from dicomnode.steps.recorder import Recorder
 from dicomnode.workspace import Workspace
 
@@ -33,20 +35,21 @@ class Segmenting:
     ledger: Ledger
     recorder: Recorder
     segmenter: Segmenter
+    handover: Handover = field(default_factory=Handover)
+    prepared: PreparedSlices | None = None  # slices that were decoded ahead
 
     def assemble(self, order_id: str) -> None:
-        """Pass the series through the geometry gate and leave its voxels in the workspace."""
+        """Pass the series through the geometry gate and leave its voxels for `infer`, in memory."""
         order, version = self._begin(order_id)
         with self.recorder.timed(order_id, "assemble") as detail, self._deadline():
             try:
-                volume, modality, verdicts = assemble_series(version.series, self.config)
+                volume, modality, verdicts = assemble_series(version.series, self.config, self.prepared)
             except UnusableSeries as error:
                 self._audit(
                     AuditEvent.GATE_VERDICTS, order, version, outcome=AuditOutcome.SERIOUS_FAILURE, detail=str(error)
                 )
                 raise
-            self._workspace(order_id).write_volume(volume)
-            self._workspace(order_id).write_document("modality", modality)
+            self.handover.leave(order_id, (volume, modality))
             detail |= {"shape": volume.geometry.shape, "verdicts": [str(v) for v in verdicts]}
         said = "; ".join(detail["verdicts"]) or "nothing odd"
         self._audit(AuditEvent.GATE_VERDICTS, order, version, detail=said)
@@ -56,8 +59,9 @@ class Segmenting:
         order, version = self._begin(order_id)
         workspace = self._workspace(order_id)
         with self.recorder.timed(order_id, "infer") as detail, self._deadline():
-            modality = workspace.read_document("modality")
-            segmentation, provenance = self.segmenter.segment(workspace.read_volume(), modality, order.model)
+            left = self.handover.take(order_id)
+            volume, modality = left or assemble_series(version.series, self.config, self.prepared)[:2]
+            segmentation, provenance = self.segmenter.segment(volume, modality, order.model)
             workspace.write_segmentation(segmentation)
             detail |= provenance
         model = segmentation.model
@@ -138,6 +142,7 @@ class Segmenting:
         sentence = f"waiting (try {turn + 1}): {error or type(error).__name__}"
         self.ledger.ordered.set_state(order_id, OrderState.WAITING, sentence, self.recorder.clock())
         self.ledger.ordered.forget_starts(order_id)
+        self.handover.clear()
         return PAUSES_S[min(turn, len(PAUSES_S) - 1)]
 
     def park(self, order_id: str, sentence: str) -> None:
@@ -145,6 +150,7 @@ class Segmenting:
         order = self.ledger.ordered.order(order_id)
         version = self.ledger.received.version(order.version_id)
         self.ledger.ordered.set_state(order_id, OrderState.PARKED, sentence, self.recorder.clock())
+        self.handover.clear()
         self._workspace(order_id).clear()
         self._audit(AuditEvent.PARKED, order, version, outcome=AuditOutcome.SERIOUS_FAILURE, detail=sentence)
 

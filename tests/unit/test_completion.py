@@ -62,12 +62,32 @@ def evidence(due: tuple[float, Completed] | None) -> tuple[float, str]:
 def test_the_release_of_its_association_completes_a_series_after_a_short_rest() -> None:
     tracker = CompletionTracker(RULES)
     for number in range(3):
-        tracker.received(instance(number, number), association=1)
+        tracker.received(instance(number, number / 2), association=1)
     tracker.association_ended(end(), at(3))
     seconds, why = evidence(first_due(tracker, 100))
     assert seconds == 5
     assert "released 2.0 s ago" in why
     assert "instances seen: 3" in why
+
+
+def test_a_sender_with_an_association_per_instance_is_given_three_times_its_longest_pause() -> None:
+    tracker = CompletionTracker(RULES)
+    for number, seconds in enumerate((0, 1.5, 5, 6)):
+        tracker.received(instance(number, seconds), association=number)
+        tracker.association_ended(end(association=number), at(seconds))
+        assert tracker.due(at(seconds)) == []
+    seconds, why = evidence(first_due(tracker, 100, since=6))
+    assert seconds == 6 + 3 * 3.5
+    assert "rest of 10.5 s wanted" in why
+
+
+def test_no_pause_makes_the_rest_longer_than_the_quiet_period() -> None:
+    tracker = CompletionTracker(RULES)
+    tracker.received(instance(1, 0), association=1)
+    tracker.received(instance(2, 50), association=2)
+    for association in (1, 2):
+        tracker.association_ended(end(association=association), at(50))
+    assert evidence(first_due(tracker, 200, since=50))[0] == 110
 
 
 def test_a_completed_series_names_itself_and_is_no_longer_waited_for() -> None:
@@ -139,7 +159,7 @@ def test_an_instance_that_follows_a_release_starts_the_rest_again() -> None:
     tracker = CompletionTracker(RULES)
     tracker.received(instance(1, 0), association=1)
     tracker.association_ended(end(association=1), at(0))
-    tracker.received(instance(2, 1.5), association=2)
+    tracker.received(instance(2, 0.5), association=2)
     assert first_due(tracker, 50) is None
     tracker.association_ended(end(association=2), at(50))
     assert evidence(first_due(tracker, 100, since=50))[0] == 52

@@ -30,28 +30,25 @@ def a_volume() -> Volume:
     )
 
 
-def test_a_volume_comes_back_as_it_was(tmp_path: Path):
-    Workspace(tmp_path / "order").write_volume(a_volume())
-    back = Workspace(tmp_path / "order").read_volume()
-    assert np.array_equal(back.voxels, a_volume().voxels)
-    assert back.geometry.is_close_to(a_volume().geometry, 0.0)
-    assert back.sources == a_volume().sources
-
-
-def test_a_segmentation_comes_back_as_it_was(tmp_path: Path):
+def a_segmentation() -> Segmentation:
     volume = a_volume()
     labels = (volume.voxels > 11).astype(np.uint8)
     model = ModelIdentity("torso", "1", "Torso", "0" * 64, diagnostic=False)
-    made = Segmentation(labels, volume.geometry, volume.sources, (LIVER,), model)
+    return Segmentation(labels, volume.geometry, volume.sources, (LIVER,), model)
+
+
+def test_a_segmentation_comes_back_as_it_was(tmp_path: Path):
+    made = a_segmentation()
     Workspace(tmp_path).write_segmentation(made)
     back = Workspace(tmp_path).read_segmentation()
-    assert np.array_equal(back.labels, labels)
+    assert np.array_equal(back.labels, made.labels)
+    assert back.geometry.is_close_to(made.geometry, 0.0)
     assert (back.segments, back.model, back.sources) == (made.segments, made.model, made.sources)
 
 
 def test_what_is_not_there_can_be_tried_again_later(tmp_path: Path):
     with pytest.raises(Unavailable, match="retry the order"):
-        Workspace(tmp_path / "gone").read_volume()
+        Workspace(tmp_path / "gone").read_segmentation()
 
 
 def test_a_cleared_workspace_is_gone_and_clearing_twice_is_no_error(tmp_path: Path):
@@ -69,13 +66,13 @@ from dicomnode.audit import AuditEvent, AuditLog, AuditRecord
 from dicomnode.errors import Unavailable
 from dicomnode.steps.recorder import now
 from dicomnode.workspace import Workspace
-from tests.unit.test_workspace import a_volume
+from tests.unit.test_workspace import a_segmentation
 folder, what = Path(sys.argv[1]), sys.argv[2]
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a file's limit then fails the write, as a full disk does
 resource.setrlimit(resource.RLIMIT_FSIZE, (8, 8))
 try:
     if what == "workspace":
-        Workspace(folder / "order").write_volume(a_volume())
+        Workspace(folder / "order").write_segmentation(a_segmentation())
     else:
         AuditLog(folder).append(AuditRecord(now(), AuditEvent.ROUTED, "work"))
 except Unavailable as error:
