@@ -18,6 +18,7 @@ OUT ?= training-output
 VENV := .venv
 BIN := $(VENV)/bin
 PEERS := $(CURDIR)/.venv-peers
+ORACLES := .venv-oracles
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt $(PIP_FLAGS)
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
@@ -64,13 +65,17 @@ bench: $(INSTALLED) ## time and memory of each step; prints a table and writes b
 peers: ## Orthanc, dcmtk, dicom3tools and dcmqi for the tests (as root on Debian or Ubuntu)
 	@scripts/install_peers.sh "$(PEERS)" $(BIN)/python
 
+.PHONY: oracles
+oracles: $(INSTALLED_DEV) ## nnU-Net's and MONAI's own output on small models, for the tests (needs the network once)
+	@scripts/oracles/make.sh $(VENV) $(ORACLES)
+
 .PHONY: train-torso
 train-torso: $(INSTALLED) ## train the shipped model again, on procedural phantoms only (MINUTES=60 OUT=folder)
 	$(BIN)/python -m dicomnode.training.torso --minutes $(MINUTES) --out "$(OUT)"
 
 .PHONY: clean
 clean: ## remove everything that make made, the virtual environments too
-	rm -rf $(VENV) "$(PEERS)" build dist *.egg-info demo-output bench.json
+	rm -rf $(VENV) "$(PEERS)" $(ORACLES) build dist *.egg-info demo-output bench.json
 	rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find dicomnode tests -name __pycache__ -prune -exec rm -rf {} +
 

@@ -104,7 +104,7 @@ def list_models(config_path: Path) -> list[Row]:
                 "title": identity.title,
                 "segments": [s.name for s in package.segments],
             }
-            package.read_weights()
+            package.check_files()
             row["state"] = "intact"
         except ModelError as error:
             row["state"] = str(error)

@@ -73,7 +73,12 @@ def checked_config(path: Path) -> Config:
 
 def model_store(config: Config) -> ModelStore:
     """The models of the site, and those that are shipped."""
-    return ModelStore((config.node.data_dir / "models", SHIPPED_PACKAGES))
+    return ModelStore((site_models(config), SHIPPED_PACKAGES))
+
+
+def site_models(config: Config) -> Path:
+    """The folder of the site's own models, one folder each."""
+    return config.node.data_dir / "models"
 
 
 def serve(config_path: Path) -> int:
@@ -136,15 +141,20 @@ def _listen(config: Config, recorder: Recorder, stop: threading.Event) -> None:
 
 
 def _work(config: Config, recorder: Recorder, stop: threading.Event) -> None:
+    from dicomnode.assembly.prepared import PreparedBounds, PreparedSlices
+    from dicomnode.assembly.resample import resample
     from dicomnode.inference import Engine
     from dicomnode.segmenting import Segmenter
     from dicomnode.steps.ordering import Ordering
+    from dicomnode.steps.preparing import Preparing
     from dicomnode.steps.segmenting import Segmenting
 
     os.nice(WORK_NICENESS)
     ordering = Ordering(build_rules(config.routes), recorder.ledger, recorder)
-    segmenter = Segmenter(Engine(config.limits.device, config.limits.threads), model_store(config))
-    segmenting = Segmenting(config, recorder.ledger, recorder, segmenter)
+    segmenter = Segmenter(Engine(resample, config.limits.device, config.limits.threads), model_store(config))
+    bounds = PreparedBounds(min_free_bytes=2 * config.limits.min_free_bytes)
+    prepared = PreparedSlices(config.node.spool_dir / "prepared", bounds)
+    segmenting = Segmenting(config, recorder.ledger, recorder, segmenter, prepared=prepared)
     able = Capabilities(
         route=ordering.route,
         refuse=ordering.refuse,
@@ -157,7 +167,8 @@ def _work(config: Config, recorder: Recorder, stop: threading.Event) -> None:
         postpone=segmenting.postpone,
         park=segmenting.park,
     )
-    _serve_queues(config, "work", able, [Queue.ROUTE, Queue.SEGMENT], stop)
+    with Preparing(recorder.ledger.received, prepared, recorder.clock).going_on():
+        _serve_queues(config, "work", able, [Queue.ROUTE, Queue.SEGMENT], stop)
 
 
 def _deliver(config: Config, recorder: Recorder, stop: threading.Event) -> None:

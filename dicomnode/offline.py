@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dicomnode.assembly.files import series_from_paths
-from dicomnode.assembly.resample import write_nifti
+from dicomnode.assembly.resample import resample, write_nifti
 from dicomnode.config import Config
 from dicomnode.encoding import KINDS, has_findings
 from dicomnode.encoding.overlay import write_overlay
@@ -37,7 +37,7 @@ def segment_paths(paths: Sequence[Path], model: str, folder: Path, config_path: 
         say(f"{rejected.path}: {rejected.reason}")
     if not found.series:
         raise NodeError(f"expected DICOM images, found none in {', '.join(map(str, paths))}")
-    segmenter = Segmenter(Engine(config.limits.device, config.limits.threads), store)
+    segmenter = Segmenter(Engine(resample, config.limits.device, config.limits.threads), store)
     return [_segment_series(series, model, segmenter, config, folder, say) for series in found.series]
 
 

@@ -8,28 +8,31 @@ from typing import Any
 
 from dicomnode import __version__
 from dicomnode.assembly.gate import inspect
-from dicomnode.assembly.resample import resample
+from dicomnode.assembly.prepared import PreparedSlices
 from dicomnode.assembly.volume import assemble
 from dicomnode.config import Config
 from dicomnode.encoding import EncodingRequest, result_uids
 from dicomnode.errors import ModelError
 from dicomnode.imaging import ModelIdentity, Segmentation, Series, Verdict, Volume
-from dicomnode.inference import Engine, Inference, model_spacing
+from dicomnode.inference import Engine, Inference, StageRecord
 from dicomnode.models import ModelStore
+from dicomnode.models.licences import require_licence
 
 # Part of the words a result's UIDs are made of, beside the route. Raise the number when the node encodes the same
 # labels differently: a UID must not come back with other bytes.
 OPTIONS = "encoding 1"
 
 
-def assemble_series(series: Series, config: Config) -> tuple[Volume, str, tuple[Verdict, ...]]:
+def assemble_series(
+    series: Series, config: Config, prepared: PreparedSlices | None = None
+) -> tuple[Volume, str, tuple[Verdict, ...]]:
     """Gate and stack a series: the volume, its modality, and what was odd but acceptable.
 
     Raises:
         UnusableSeries: the gate refuses it, or its pixels cannot be decoded.
     """
     inspection = inspect(series, config.geometry, config.limits.max_voxels)
-    return assemble(inspection), inspection.modality, inspection.verdicts
+    return assemble(inspection, prepared), inspection.modality, inspection.verdicts
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +46,16 @@ class Segmenter:
         """Segment a volume with a model: the labels on the source grid, and how they came about.
 
         Raises:
-            ModelError: the model is not there, was altered, is for another modality, or fails.
+            ModelError: the model is not there, was altered, is for another modality, or fails; or its licence was not
+                accepted.
             Unavailable: memory is short now.
         """
         package = self.store.package(model)
+        require_licence(package)
         modalities = package.manifest.input.modalities
         if modality not in modalities:
             raise ModelError(f"model {model} expects modality {' or '.join(modalities)}, found {modality}")
-        sampled = resample(volume, model_spacing(package, volume.geometry))
-        inference = self.engine.segment(package, sampled, volume.geometry)
+        inference = self.engine.segment(package, volume)
         segmentation = Segmentation(
             inference.labels, volume.geometry, volume.sources, package.segments, package.identity
         )
@@ -60,11 +64,22 @@ class Segmenter:
 
 def _provenance(inference: Inference) -> dict[str, Any]:
     return {
-        "device": inference.device,
-        "precision": str(inference.precision),
-        "window": inference.window,
-        "windows": inference.windows,
+        "stages": [_stage_provenance(stage) for stage in inference.stages],
         "seconds": {name: round(seconds, 3) for name, seconds in inference.seconds_by_phase.items()},
+    }
+
+
+def _stage_provenance(stage: StageRecord) -> dict[str, Any]:
+    return {
+        "stage": stage.stage,
+        "networks": stage.networks,
+        "device": stage.device,
+        "precision": str(stage.precision),
+        "window": stage.window,
+        "windows": stage.windows,
+        "memory_steps": stage.steps,
+        "predicted_bytes": stage.predicted_bytes,
+        "seconds": {name: round(seconds, 3) for name, seconds in stage.seconds_by_phase.items()},
     }
 
 

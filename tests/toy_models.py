@@ -10,51 +10,69 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save
 
-from dicomnode.imaging import Geometry, SampledVolume
+from dicomnode.assembly.resample import resample
+from dicomnode.imaging import Geometry, SampledVolume, SliceSource, Volume
+from dicomnode.inference import Engine, Precision
 from dicomnode.inference.networks import NETWORKS
 from dicomnode.models import ModelPackage, ModelStore
 
 FRAME = "1.2.826.0.1.3680043.8.498.1"
 Document = dict[str, Any]
+State = dict[str, torch.Tensor]
 Array = NDArray[np.float64]
 
 
 def toy_manifest(name: str = "toy") -> Document:
     """A manifest of a two-class network that may see one voxel around; tests change what they are about."""
     return {
-        "format": 1,
+        "format": 2,
         "name": name,
         "version": "1.0.0",
         "title": "Toy",
-        "licence": "MIT",
+        "licence": {"name": "MIT"},
         "intended_use": "tests",
         "diagnostic": False,
         "provenance": "weights set by hand",
-        "weights_sha256": "0" * 64,
-        "input": {
-            "modalities": ["CT"],
-            "orientation": "SPL",
-            "spacing_mm": [3.0, 2.0, 1.5],
-            "padding_multiple": 8,
-            "pad_value": -1024,
-            "channels": [{"clip": [-1000.0, 1000.0], "to": [-1.0, 1.0]}],
-        },
-        "network": {
-            "name": "UNet",
-            "arguments": {
-                "spatial_dims": 3,
-                "in_channels": 1,
-                "out_channels": 2,
-                "channels": [2, 2],
-                "strides": [1],
-                "kernel_size": 3,
-                "up_kernel_size": 3,
-                "num_res_units": 0,
-                "norm": "batch",
-            },
-        },
-        "inference": {"window": "whole"},
+        "digests": {"weights.safetensors": "0" * 64},
+        "input": {"modalities": ["CT"]},
+        "networks": {"toy": toy_network()},
+        "stages": [toy_stage()],
         "segments": [segment(1, "Bright", [1])],
+    }
+
+
+def toy_network(out_channels: int = 2, in_channels: int = 1) -> Document:
+    """One [networks] table."""
+    arguments: Document = {
+        "spatial_dims": 3,
+        "in_channels": in_channels,
+        "out_channels": out_channels,
+        "channels": [2, 2],
+        "strides": [1],
+        "kernel_size": 3,
+        "up_kernel_size": 3,
+        "num_res_units": 0,
+        "norm": "batch",
+    }
+    return {"name": "UNet", "arguments": arguments, "in_channels": in_channels, "out_channels": out_channels}
+
+
+def toy_stage() -> Document:
+    """One [[stages]] table: to SPL at 3, 2, 1.5 mm, in one window, probabilities back."""
+    return {
+        "networks": ["toy"],
+        "before": [
+            {"step": "orient", "axes": "SPL"},
+            {"step": "resample", "spacing_mm": [3.0, 2.0, 1.5]},
+            {"step": "pad", "multiple": 8, "value": -1024},
+            {"step": "channels", "views": [{"clip": [-1000.0, 1000.0], "to": [-1.0, 1.0]}]},
+        ],
+        "windows": {"patch": "whole", "multiple": 8},
+        "after": [
+            {"step": "activate", "function": "softmax"},
+            {"step": "back", "order": 1},
+            {"step": "decide"},
+        ],
     }
 
 
@@ -65,7 +83,7 @@ def segment(number: int, name: str, labels: list[int]) -> Document:
     return {**table, "colour_rgb": [200, 100, 50]}
 
 
-def bright_where(steepness: float = 1.0, look: tuple[int, int, int] = (0, 0, 0)) -> dict[str, torch.Tensor]:
+def bright_where(steepness: float = 1.0, look: tuple[int, int, int] = (0, 0, 0)) -> State:
     """Weights of the toy network that call a voxel bright where the voxel at `look` from it is above 0.
 
     Everything is linear: the down convolution copies its input (moved by `look`), the activations are the identity,
@@ -80,17 +98,23 @@ def bright_where(steepness: float = 1.0, look: tuple[int, int, int] = (0, 0, 0))
     return state
 
 
-def write_package(folder: Path, manifest: Document, state: dict[str, torch.Tensor] | None = None) -> ModelPackage:
-    """Write manifest and weights (whose digest goes into the manifest) and read the package back."""
-    weights = save({key: tensor.contiguous() for key, tensor in (state or bright_where()).items()})
-    return write_raw_package(folder, {**manifest, "weights_sha256": hashlib.sha256(weights).hexdigest()}, weights)
+def write_package(folder: Path, manifest: Document, *states: State) -> ModelPackage:
+    """Write the manifest and the weights of its networks in order, one file each, whose digest the manifest gets.
+
+    No weights given: those of `bright_where`.
+    """
+    contents = [save({k: tensor.contiguous() for k, tensor in state.items()}) for state in states or [bright_where()]]
+    files = [network.get("file", "weights.safetensors") for network in manifest["networks"].values()]
+    digests = {file: hashlib.sha256(content).hexdigest() for file, content in zip(files, contents, strict=True)}
+    return write_raw_package(folder, {**manifest, "digests": digests}, *contents)
 
 
-def write_raw_package(folder: Path, manifest: Document, weights: bytes) -> ModelPackage:
+def write_raw_package(folder: Path, manifest: Document, *contents: bytes) -> ModelPackage:
     """Write a package as it is said."""
     home = folder / str(manifest["name"])
     home.mkdir(parents=True, exist_ok=True)
-    (home / "weights.safetensors").write_bytes(weights)
+    for file, content in zip(manifest["digests"], contents, strict=True):
+        (home / file).write_bytes(content)
     (home / "manifest.toml").write_text(to_toml(manifest), encoding="utf-8")
     return ModelStore([folder]).package(home.name)
 
@@ -135,13 +159,25 @@ def sphere_depth_mm(points: Array, centre_mm: tuple[float, float, float], radius
     return radius_mm - np.linalg.norm(points - np.array(centre_mm), axis=-1)
 
 
+def volume_on(geometry: Geometry, voxels: NDArray[Any] | None = None) -> Volume:
+    """A volume on a grid, of air where no voxels are given."""
+    sources = tuple(SliceSource(f"1.2.{index}", "1.2.840.10008.5.1.4.1.1.2") for index in range(geometry.shape[0]))
+    return Volume(np.full(geometry.shape, -1000, np.int16) if voxels is None else voxels, geometry, sources)
+
+
+def toy_engine(sampled: SampledVolume | None = None, **options: Any) -> Engine:
+    """An engine on one thread of the CPU in FP32 whose "resampled" volume is the one that is given."""
+    chosen: Document = {"device": "cpu", "threads": 1, "precision": Precision.FP32, **options}
+    return Engine(resample if sampled is None else lambda *_: sampled, **chosen)
+
+
 def sampled_depth(geometry: Geometry, depth_mm: Array) -> SampledVolume:
     """A volume whose HU are 20 per mm of depth, between -1000 and 1000."""
     return SampledVolume(np.clip(20 * depth_mm, -1000, 1000).astype(np.float32), geometry)
 
 
 def _toy_network() -> torch.nn.Module:
-    return NETWORKS["UNet"](**toy_manifest()["network"]["arguments"])
+    return NETWORKS["UNet"](**toy_network()["arguments"])
 
 
 def _toml_value(value: object) -> str:

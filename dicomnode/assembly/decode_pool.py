@@ -47,6 +47,8 @@ def decode_slices(slices: Sequence[CodedSlice], output: int, limits: DecodingLim
     Raises:
         UnusableSeries: a frame cannot be decoded; the verdict names every instance concerned.
     """
+    if not slices:
+        return
     limits = limits or DecodingLimits()
     most = max(1, len(slices) // limits.min_frames_per_process)
     count = min(most, limits.processes or os.cpu_count() or 1)

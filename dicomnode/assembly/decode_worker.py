@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dicomnode.assembly.decoding import CodedFrame, decode_frame
-from dicomnode.assembly.layout import Extent
 
 _STANDARD_OUTPUT = 1
 
@@ -22,7 +21,7 @@ class Task:
     """One frame to decode: where its fragments are, how it is coded, and where its words go."""
 
     path: str
-    extents: tuple[Extent, ...]
+    extents: tuple[tuple[int, int], ...]  # start in the file, length
     transfer_syntax_uid: str
     rows: int
     columns: int
@@ -49,7 +48,7 @@ def _decode(task: Task, output: int) -> str:
         words = decode_frame(_coded_frame(task))
     except Exception as error:  # noqa: BLE001 - codecs raise anything; this process exists to find out
         return f"{type(error).__name__}: {str(error)[:300]}"
-    pixels = words.tobytes()
+    pixels = words.data.cast("B")
     written = os.pwrite(output, pixels, task.output_offset)
     return "" if written == len(pixels) else f"expected {len(pixels)} bytes written, found {written}"
 

@@ -1,7 +1,8 @@
 """One compressed frame -> its stored values. Each codec has one decoder, chosen by measurement.
 
-CPU ms per 512 x 512 slice here: JPEG-LS pyjpegls 3.7 (gdcm 6.2), JPEG lossless gdcm 5.0, JPEG 2000 openjpeg 23
-(gdcm 28, pillow 31), RLE pydicom 2.9. Runs in the decoding process only: these are C libraries fed by strangers
+CPU ms per 512 x 512 slice of an abdomen here: JPEG-LS pyjpegls 3.7 (gdcm 6.2), JPEG lossless gdcm 5.0, JPEG 2000
+openjpeg 20 (pillow 21, imagecodecs 20), RLE pydicom 2.7. A library is loaded when a frame needs it: that is most of
+the process's start. Runs in the decoding process only: these are C libraries fed by strangers
 (gdcm aborts the whole process on one damaged JPEG in a hundred).
 """
 
@@ -11,10 +12,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.encaps import encapsulate
-from pydicom.pixels.decoders.base import get_decoder
 
-from dicomnode.assembly.layout import JPEG_2000, JPEG_LOSSLESS, JPEG_LS, RLE_LOSSLESS
+from dicomnode.assembly.syntaxes import JPEG_2000, JPEG_LOSSLESS, JPEG_LS, RLE_LOSSLESS
 
 _JPEG_FRAME_HEADERS = frozenset({0xC3, 0xF7})  # lossless Huffman; JPEG-LS
 
@@ -58,9 +57,16 @@ def _openjpeg(frame: CodedFrame) -> Words:
     return _as_words(np.frombuffer(pixels, np.uint8 if int(parameters["precision"]) <= 8 else np.dtype("<u2")))
 
 
-def _jpeg(plugin: str) -> Callable[[CodedFrame], Words]:
-    decode = _pydicom(plugin)
+def _charls(frame: CodedFrame) -> Words:
+    import jpeg_ls
 
+    pixels, found = jpeg_ls.decode_pixel_data(frame.codestream)
+    if found["components"] != 1:
+        raise ValueError(f"expected 1 sample per pixel, the codestream holds {found['components']}")
+    return _as_words(np.frombuffer(pixels, np.uint8 if found["bits_per_sample"] <= 8 else np.dtype("<u2")))
+
+
+def _jpeg(decode: Callable[[CodedFrame], Words]) -> Callable[[CodedFrame], Words]:
     def decode_declared_matrix(frame: CodedFrame) -> Words:
         found = _jpeg_matrix(frame.codestream)
         if found != (frame.rows, frame.columns):
@@ -83,6 +89,9 @@ def _jpeg_matrix(codestream: bytes) -> tuple[int, int]:
 
 def _pydicom(plugin: str) -> Callable[[CodedFrame], Words]:
     def decode(frame: CodedFrame) -> Words:
+        from pydicom.encaps import encapsulate
+        from pydicom.pixels.decoders.base import get_decoder
+
         attributes: dict[str, Any] = {
             "rows": frame.rows,
             "columns": frame.columns,
@@ -112,7 +121,7 @@ def _as_words(pixels: NDArray[np.generic]) -> Words:
 
 _DECODERS: Mapping[str, Callable[[CodedFrame], Words]] = {
     RLE_LOSSLESS: _pydicom("pydicom"),
-    **dict.fromkeys(JPEG_LOSSLESS, _jpeg("gdcm")),
-    **dict.fromkeys(JPEG_LS, _jpeg("pyjpegls")),
+    **dict.fromkeys(JPEG_LOSSLESS, _jpeg(_pydicom("gdcm"))),
+    **dict.fromkeys(JPEG_LS, _jpeg(_charls)),
     **dict.fromkeys(JPEG_2000, _openjpeg),
 }

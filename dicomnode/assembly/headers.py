@@ -19,13 +19,8 @@ from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID
 
 from dicomnode.assembly.elements import Elements
-from dicomnode.assembly.layout import (
-    EXPLICIT_BIG_ENDIAN,
-    SUPPORTED_SYNTAXES,
-    PixelLayout,
-    locate_pixels,
-    named_if_unavailable,
-)
+from dicomnode.assembly.layout import PixelLayout, locate_pixels, named_if_unavailable
+from dicomnode.assembly.syntaxes import EXPLICIT_BIG_ENDIAN, SUPPORTED_SYNTAXES
 from dicomnode.imaging import Finding, Instance, SliceSource
 
 Vector = tuple[float, float, float]

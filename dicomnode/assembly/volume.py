@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from dicomnode.assembly.decode_pool import CodedSlice, decode_slices
 from dicomnode.assembly.gate import Inspection
 from dicomnode.assembly.headers import Rescale, SliceHeader
-from dicomnode.assembly.layout import NATIVE, PixelLayout, named_if_unavailable
+from dicomnode.assembly.layout import PixelLayout, named_if_unavailable
+from dicomnode.assembly.prepared import PreparedSlices
+from dicomnode.assembly.syntaxes import NATIVE
 from dicomnode.errors import Unavailable, UnusableSeries
 from dicomnode.imaging import Finding, Policy, Verdict, Volume
 from dicomnode.imaging.volume import Voxels
@@ -32,35 +34,46 @@ Mask = NDArray[np.bool_]  # [row, column]
 _INT16 = np.iinfo(np.int16)
 
 
-def assemble(inspection: Inspection) -> Volume:
+def assemble(inspection: Inspection, prepared: PreparedSlices | None = None) -> Volume:
     """Read the pixels of a usable series into one volume, HU for CT, slices along the acquisition normal.
+
+    Compressed slices that were decoded ahead are taken from `prepared`; the volume is the same without it.
 
     Raises:
         UnusableSeries: pixels are missing or cannot be decoded; the verdict names the instances.
         Unavailable: a file cannot be read now.
     """
-    words = _words(inspection.slices, inspection.geometry.shape)
+    words = _words(inspection.slices, inspection.geometry.shape, prepared)
     padding = CT_PADDING_HU if inspection.modality == "CT" else MR_PADDING
     voxels = _rescaled(words, inspection.slices, padding)
     return Volume(voxels, inspection.geometry, inspection.sources)
 
 
-def _words(slices: Sequence[SliceHeader], shape: tuple[int, int, int]) -> Words:
+def _words(slices: Sequence[SliceHeader], shape: tuple[int, int, int], prepared: PreparedSlices | None) -> Words:
     """`[slice, row, column]`: every compressed slice decoded, room for the others."""
     compressed = [index for index, header in enumerate(slices) if header.layout.transfer_syntax_uid not in NATIVE]
     if not compressed:
         return np.empty(shape, np.uint16)
     size = 2 * shape[0] * shape[1] * shape[2]
-    plane_bytes = 2 * shape[1] * shape[2]
     output = os.memfd_create("decoded-slices")
     try:
         os.ftruncate(output, size)
-        decode_slices([CodedSlice(slices[index], index * plane_bytes) for index in compressed], output)
-        return np.frombuffer(mmap.mmap(output, size), np.uint16).reshape(shape)
+        words = np.frombuffer(mmap.mmap(output, size), np.uint16).reshape(shape)
+        missing = compressed if prepared is None else _without_prepared(compressed, slices, words, prepared)
+        decode_slices([CodedSlice(slices[index], index * words[0].nbytes) for index in missing], output)
     except OSError as error:
         raise Unavailable(f"expected {size} bytes of memory for decoded slices: {error.strerror}") from error
     finally:
         os.close(output)
+    return words
+
+
+def _without_prepared(
+    indices: Sequence[int], slices: Sequence[SliceHeader], words: Words, prepared: PreparedSlices
+) -> list[int]:
+    """Fill in what was decoded ahead; the indices of the slices that were not."""
+    with prepared.at_rest():
+        return [index for index in indices if not prepared.read_into(slices[index], words[index])]
 
 
 def _rescaled(words: Words, slices: Sequence[SliceHeader], padding: int) -> Voxels:

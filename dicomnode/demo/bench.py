@@ -30,6 +30,10 @@ STEPS: Mapping[str, str] = {
     "gate": "headers and geometry gate",
     "assemble": "assemble the volume",
     "simpleitk": "  peer: SimpleITK's series reader",
+    "assemble-jls": "assemble, JPEG-LS",
+    "simpleitk-jls": "  peer: SimpleITK's series reader, JPEG-LS",
+    "assemble-j2k": "assemble, JPEG 2000",
+    "simpleitk-j2k": "  peer: SimpleITK's series reader, JPEG 2000",
     "resample": "resample to 1.5 mm",
     "infer": "infer, back on the source grid",
     "encode": "encode the SEG",
@@ -41,11 +45,13 @@ STEPS: Mapping[str, str] = {
     "listener": "listener, one association",
     "turnaround": "last slice to archive, UNet 16..256",
     "turnaround-shipped": "last slice to archive, torso model",
+    "turnaround-j2k": "last slice to archive, torso, JPEG 2000",
     "waiting": "worker while series wait",
 }
 
 BETWEEN_FILES_AND_SEG = (
-    "find", "gate", "assemble", "simpleitk", "resample", "infer", "encode", "highdicom", "check", "whole", "shipped",
+    "find", "gate", "assemble", "simpleitk", "assemble-jls", "simpleitk-jls", "assemble-j2k", "simpleitk-j2k",
+    "resample", "infer", "encode", "highdicom", "check", "whole", "shipped",
 )  # fmt: skip
 
 CPU_S, PEAK_MIB = 15.0, 2560.0
@@ -145,6 +151,8 @@ def _rows_of_steps(results: Results) -> list[Row]:
         "highdicom": _written(results["highdicom"]),
         "whole": _whole(results["whole"]),
         "shipped": _whole(results["shipped"]),
+        "assemble-jls": _decoded(results["assemble-jls"]),
+        "assemble-j2k": _decoded(results["assemble-j2k"]),
     }
     rows = {step: _row(step, results[step], said.get(step, "")) for step in BETWEEN_FILES_AND_SEG}
     whole = results["whole"]
@@ -161,6 +169,7 @@ def _rows_of_network(results: Results) -> list[Row]:
         *_rows_of_listener(results["listener"]),
         _turnaround("turnaround", results),
         _turnaround("turnaround-shipped", results),
+        _turnaround("turnaround-j2k", results),
         _waiting(results["waiting"]),
     ]
 
@@ -224,6 +233,11 @@ def _inferred(found: Detail) -> str:
 
 def _written(found: Detail) -> str:
     return f"{found['segments']} segments, {found['file_mb']} MB"
+
+
+def _decoded(found: Detail) -> str:
+    same = "the same voxels" if found["identical"] else "OTHER VOXELS"
+    return f"{found['file_mb']} MB of files, all decoded by the step itself; {same}"
 
 
 def _whole(found: Detail) -> str:

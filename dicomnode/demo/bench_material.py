@@ -1,13 +1,19 @@
 """What `dicomnode bench` works on: a procedural CT series, and a model package with random weights."""
 
 import hashlib
+from collections.abc import Callable, Mapping
 
+import jpeg_ls
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from openjpeg.utils import encode_array
+from pydicom import dcmread
+from pydicom.encaps import encapsulate
+from pydicom.uid import UID
 from safetensors.torch import save
 
-from dicomnode.demo.bench_place import MODEL, Place, Size
+from dicomnode.demo.bench_place import ENCODINGS, MODEL, Place, Size
 from dicomnode.demo.series import SeriesIdentity, build_ct_slices, write_series
 from dicomnode.imaging import Geometry
 from dicomnode.inference.networks import NETWORKS
@@ -16,30 +22,36 @@ from dicomnode.training.phantoms import build_torso_ct
 
 SEED = 20260
 AIR_HU = -1024
+_ENCODERS: Mapping[str, Callable[[NDArray[np.int16]], bytes]] = {
+    "jls": lambda stored: bytes(jpeg_ls.encode_array(stored.view(np.uint16))),  # JPEG-LS knows no sign
+    "j2k": encode_array,
+}
 STRUCTURES = (("Liver", "10200004"), ("Spleen", "78961009"), ("Kidney", "64033007"), ("Bone", "272673000"))
 
 MANIFEST = """\
-format = 1
+format = 2
 name = "{name}"
 version = "1.0.0"
 title = "Random weights for the benchmark"
-licence = "MIT"
 intended_use = "Measuring time and memory"
 diagnostic = false
 provenance = "Random weights; what it says has no meaning"
-weights_sha256 = "{sha256}"
+verified = {{ bf16 = 0.999, fp16 = 0.999 }} # not so, but fast: what it says has no meaning
+
+[licence]
+name = "MIT"
+
+[digests]
+"weights.safetensors" = "{sha256}"
 
 [input]
 modalities = ["CT"]
-orientation = "SPL"
-spacing_mm = [1.5, 1.5, 1.5]
-padding_multiple = 16
-pad_value = -1024
-channels = [{{ clip = [-1000.0, 1000.0], to = [-1.0, 1.0] }}]
 
-[network]
+[networks.unet]
 name = "UNet"
-[network.arguments]
+in_channels = 1
+out_channels = 5
+[networks.unet.arguments]
 spatial_dims = 3
 in_channels = 1
 out_channels = 5
@@ -47,9 +59,20 @@ channels = [16, 32, 64, 128, 256]
 strides = [2, 2, 2, 2]
 num_res_units = 2
 
-[inference]
-window = [96, 96, 96]
-overlap = 0.25
+[[stages]]
+networks = ["unet"]
+before = [
+    {{ step = "orient", axes = "SPL" }},
+    {{ step = "resample", spacing_mm = [1.5, 1.5, 1.5] }},
+    {{ step = "pad", at_least = [96, 96, 96], value = -1024 }},
+    {{ step = "channels", views = [{{ clip = [-1000.0, 1000.0], to = [-1.0, 1.0] }}] }},
+]
+windows = {{ patch = [96, 96, 96], overlap = 0.25 }}
+after = [
+    {{ step = "activate", function = "softmax" }},
+    {{ step = "back", order = 1 }},
+    {{ step = "decide" }},
+]
 """
 
 SEGMENT = """
@@ -73,12 +96,25 @@ def write_series_of(size: Size, place: Place) -> None:
     write_series(build_ct_slices(voxels_hu, geometry, identity), place.series_folder)
 
 
+def write_compressed(place: Place) -> None:
+    """Write the series again, losslessly compressed in each encoding."""
+    for encoding, syntax in ENCODINGS.items():
+        folder = place.compressed_folder(encoding)
+        folder.mkdir()
+        for path in place.series_folder.iterdir():
+            ds = dcmread(path)
+            ds.PixelData = encapsulate([_ENCODERS[encoding](ds.pixel_array)])
+            ds["PixelData"].VR = "OB"
+            ds.file_meta.TransferSyntaxUID = UID(syntax)
+            ds.save_as(folder / path.name)
+
+
 def write_model(place: Place) -> None:
     """Write the package: MONAI's UNet with channels 16 to 256 as it is initialised, from a fixed seed."""
     text = MANIFEST + "".join(
         SEGMENT.format(number=number, name=name, code=code) for number, (name, code) in enumerate(STRUCTURES, 1)
     )
-    described = parse_manifest(text.format(name=MODEL, sha256="0" * 64), "bench").network
+    described = parse_manifest(text.format(name=MODEL, sha256="0" * 64), "bench").networks["unet"]
     torch.manual_seed(SEED)
     network = NETWORKS[described.name](**described.arguments)
     weights = save({name: tensor.contiguous() for name, tensor in network.state_dict().items()})

@@ -160,12 +160,13 @@ def _listening(place: Place) -> Generator[_Listening]:
             ledger.close()
 
 
-def measure_turnaround(place: Place, watch: Stopwatch, model: str) -> Detail:
+def measure_turnaround(place: Place, watch: Stopwatch, model: str, encoding: str = "") -> Detail:
     """Send a series to a whole node and await its SEG in the archive; then others, which find the worker warm."""
-    files = [read_loaded(path) for path in sorted(place.series_folder.iterdir())]
+    source = place.compressed_folder(encoding) if encoding else place.series_folder
+    files = [read_loaded(path) for path in sorted(source.iterdir())]
     series_uid = place.read_series().series_instance_uid
     folder = place.folder / "node"
-    with StandInArchive(place.folder / f"archive-{model}", SENDER) as archive:
+    with StandInArchive(place.folder / f"archive-{model}{encoding}", SENDER) as archive:
         config, log_path = write_config(folder, model=model, archive_port=archive.port), folder / "node.log"
         archive.callers["BENCH"] = ("127.0.0.1", config.node.port)
         shutil.copytree(place.models, config.node.data_dir / "models")

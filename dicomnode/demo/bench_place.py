@@ -19,6 +19,7 @@ from dicomnode.workspace import Workspace
 MODEL = "bench-unet"
 MIB = 1 << 20
 Detail = Mapping[str, Any]
+ENCODINGS: Mapping[str, str] = {"jls": "1.2.840.10008.1.2.4.80", "j2k": "1.2.840.10008.1.2.4.90"}  # both lossless
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,10 @@ class Place:
         """The CT series, one file per slice."""
         return self.folder / "series"
 
+    def compressed_folder(self, encoding: str) -> Path:
+        """The same series in one of `ENCODINGS`."""
+        return self.folder / encoding
+
     @property
     def models(self) -> Path:
         """The folder of the random-weight model package."""
@@ -70,9 +75,9 @@ class Place:
         """The voxels at the model's spacing."""
         return self.folder / "sampled.npy"
 
-    def read_series(self) -> Series:
-        """The series as the offline command finds it."""
-        return series_from_paths([self.series_folder]).series[0]
+    def read_series(self, folder: Path | None = None) -> Series:
+        """The series as the offline command finds it; the uncompressed one unless another folder is named."""
+        return series_from_paths([folder or self.series_folder]).series[0]
 
     def read_volume(self) -> Volume:
         """The assembled volume: its grid from the headers, its voxels from `voxels_path`, in memory."""

@@ -26,11 +26,12 @@ def main() -> None:
 
 
 def material(place: Place, watch: Stopwatch) -> Detail:
-    """Write the series and the model package."""
-    from dicomnode.demo.bench_material import write_model, write_series_of
+    """Write the series, its compressed copies and the model package."""
+    from dicomnode.demo.bench_material import write_compressed, write_model, write_series_of
 
     with watch:
         write_series_of(place.size, place)
+        write_compressed(place)
         write_model(place)
     return {"bytes": sum(path.stat().st_size for path in place.series_folder.iterdir())}
 
@@ -68,11 +69,54 @@ def assembled(place: Place, watch: Stopwatch) -> Detail:
 
 def simpleitk(place: Place, watch: Stopwatch) -> Detail:
     """The peer of find, gate and assemble."""
+    return _read_by_simpleitk(place.series_folder, watch)
+
+
+def _read_by_simpleitk(folder: Path, watch: Stopwatch) -> Detail:
     from dicomnode.demo.bench_peers import read_with_simpleitk
 
     with watch:
-        shape = read_with_simpleitk(place.series_folder)
+        shape = read_with_simpleitk(folder)
     return {"shape": shape}
+
+
+def assembled_jls(place: Place, watch: Stopwatch) -> Detail:
+    """Decode the JPEG-LS copy."""
+    return _decoded(place, watch, "jls")
+
+
+def assembled_j2k(place: Place, watch: Stopwatch) -> Detail:
+    """Decode the JPEG 2000 copy."""
+    return _decoded(place, watch, "j2k")
+
+
+def _decoded(place: Place, watch: Stopwatch, encoding: str) -> Detail:
+    """The volume of a compressed copy, from nothing that was decoded ahead; its voxels are the original's."""
+    import numpy as np
+
+    from dicomnode.assembly.gate import inspect
+    from dicomnode.assembly.volume import assemble
+
+    folder = place.compressed_folder(encoding)
+    inspection = inspect(place.read_series(folder))
+    with watch:
+        volume = assemble(inspection)
+    original = np.load(place.voxels_path, mmap_mode="r", allow_pickle=False)
+    bytes_of_files = sum(path.stat().st_size for path in folder.iterdir())
+    return {
+        "file_mb": round(bytes_of_files / 1e6, 1),
+        "identical": bool(np.array_equal(volume.voxels, original)),
+    }
+
+
+def simpleitk_jls(place: Place, watch: Stopwatch) -> Detail:
+    """The peer on the JPEG-LS copy."""
+    return _read_by_simpleitk(place.compressed_folder("jls"), watch)
+
+
+def simpleitk_j2k(place: Place, watch: Stopwatch) -> Detail:
+    """The peer on the JPEG 2000 copy."""
+    return _read_by_simpleitk(place.compressed_folder("j2k"), watch)
 
 
 def resampled(place: Place, watch: Stopwatch) -> Detail:
@@ -97,17 +141,17 @@ def infer(place: Place, watch: Stopwatch) -> Detail:
     volume = place.read_volume()
     package = ModelStore([place.models]).package(MODEL)
     sampled = SampledVolume(place.read_sampled(), sampled_geometry(volume.geometry, SPACING_MM))
-    engine = Engine()
+    engine = Engine(lambda *_: sampled)  # resampling is measured by itself
     with watch:
-        inference = engine.segment(package, sampled, volume.geometry)
+        inference = engine.segment(package, volume)
     place.workspace.write_segmentation(
         Segmentation(inference.labels, volume.geometry, volume.sources, package.segments, package.identity)
     )
     return {
         "phases": {name: round(seconds, 3) for name, seconds in inference.seconds_by_phase.items()},
-        "windows": inference.windows,
-        "precision": str(inference.precision),
-        "device": inference.device,
+        "windows": inference.stages[0].windows,
+        "precision": str(inference.stages[0].precision),
+        "device": inference.stages[0].device,
         "threads": engine.threads,
     }
 
@@ -162,6 +206,7 @@ def shipped(place: Place, watch: Stopwatch) -> Detail:
 
 
 def _whole(place: Place, watch: Stopwatch, model: str) -> Detail:
+    from dicomnode.assembly.resample import resample
     from dicomnode.config import Config
     from dicomnode.inference import Engine
     from dicomnode.models import ModelStore
@@ -169,7 +214,7 @@ def _whole(place: Place, watch: Stopwatch, model: str) -> Detail:
     from dicomnode.segmenting import Segmenter, assemble_series
 
     config = Config()
-    segmenter = Segmenter(Engine(), ModelStore([place.models, SHIPPED_PACKAGES]))
+    segmenter = Segmenter(Engine(resample), ModelStore([place.models, SHIPPED_PACKAGES]))
     path = place.folder / f"{model}.dcm"
     with watch:
         series = place.read_series()
@@ -226,6 +271,13 @@ def turnaround_shipped(place: Place, watch: Stopwatch) -> Detail:
     return measure_turnaround(place, watch, SHIPPED)
 
 
+def turnaround_j2k(place: Place, watch: Stopwatch) -> Detail:
+    """The same with the model that is shipped, the series in JPEG 2000."""
+    from dicomnode.demo.bench_network import measure_turnaround
+
+    return measure_turnaround(place, watch, SHIPPED, "j2k")
+
+
 def waiting(place: Place, watch: Stopwatch) -> Detail:
     """The worker's memory while many series wait."""
     from dicomnode.demo.bench_waiting import measure_waiting
@@ -246,6 +298,10 @@ STEPS: Mapping[str, Step] = {
     "gate": gate,
     "assemble": assembled,
     "simpleitk": simpleitk,
+    "assemble-jls": assembled_jls,
+    "simpleitk-jls": simpleitk_jls,
+    "assemble-j2k": assembled_j2k,
+    "simpleitk-j2k": simpleitk_j2k,
     "resample": resampled,
     "infer": infer,
     "encode": encode,
@@ -257,6 +313,7 @@ STEPS: Mapping[str, Step] = {
     "listener": listener,
     "turnaround": turnaround,
     "turnaround-shipped": turnaround_shipped,
+    "turnaround-j2k": turnaround_j2k,
     "waiting": waiting,
 }
 

@@ -7,9 +7,10 @@ Everything is compared in patient space, frame by frame, against the headers of 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from dicomnode.encoding.decoded import UNPARSEABLE, DecodedSeg, opened_seg
-from dicomnode.encoding.differences import Difference, Expectation, Reason, label_counts, summary
-from dicomnode.encoding.frame_differences import frame_differences, matrix_differences
+from dicomnode.encoding.damage import UNPARSEABLE
+from dicomnode.encoding.decoded import DecodedSeg, opened_seg
+from dicomnode.encoding.differences import Difference, Expectation, Reason, label_presence, summary
+from dicomnode.encoding.frame_differences import decoded_frames, frame_differences, matrix_differences
 from dicomnode.encoding.header_differences import header_differences
 from dicomnode.encoding.request import EncodingRequest
 from dicomnode.encoding.sources import read_source_headers
@@ -25,7 +26,7 @@ def check_seg(path: Path, segmentation: Segmentation, sources: Mapping[str, Path
         Unavailable: a source cannot be read now.
     """
     headers = read_source_headers(segmentation.sources, sources)
-    expected = Expectation(segmentation, headers, request, label_counts(segmentation))
+    expected = Expectation(segmentation, headers, request, label_presence(segmentation))
     with opened_seg(path) as seg:
         differences = list(_differences(seg, expected))
     if differences:
@@ -35,8 +36,8 @@ def check_seg(path: Path, segmentation: Segmentation, sources: Mapping[str, Path
 def _differences(seg: DecodedSeg, expected: Expectation) -> Iterator[Difference]:
     """Everything that differs; frames are looked at only when the header lets them be counted."""
     try:
-        yield from header_differences(seg.header, expected)
-        frames = seg.frames()
+        yield from header_differences(seg, expected)
+        frames = decoded_frames(seg)
         matrix = list(matrix_differences(seg, expected, len(frames)))
         yield from matrix
         if not matrix:

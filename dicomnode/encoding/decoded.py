@@ -1,48 +1,27 @@
 """Read the bytes of a written SEG back, sharing nothing with the code that wrote them.
 
-pydicom parses the header; the pixels are unpacked here, one frame at a time.
+pydicom parses the header, `frame_groups` what each frame says; the pixels are unpacked here, one frame at a time.
 """
 
-import struct
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import dcmread
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.errors import BytesLengthException, InvalidDicomError
 
+from dicomnode.encoding.damage import UNPARSEABLE
+from dicomnode.encoding.frame_groups import DecodedFrame, frame_of
+from dicomnode.encoding.strict import Malformed
 from dicomnode.errors import ResultMismatch
 
-# pydicom answers a missing or malformed attribute with any of these.
-UNPARSEABLE = (
-    *(InvalidDicomError, BytesLengthException, struct.error, EOFError, NotImplementedError),
-    *(AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError),
-)
 PIXEL_DATA = b"\xe0\x7f\x10\x00"  # tag (7FE0,0010) in little endian
-
-
-@dataclass(frozen=True, slots=True)
-class DecodedFrame:
-    """What one frame says of itself."""
-
-    segment_number: int
-    source_class_uid: str
-    source_uid: str
-    source_frame: int | None
-    pixels_match_source: bool  # Spatial Locations Preserved
-    dimension_indices: tuple[int, ...]
-    position_mm: tuple[float, ...]  # LPS
-    groups: Dataset  # its own functional groups
-
-    @property
-    def source(self) -> tuple[str, str, int | None]:
-        """SOP class, SOP instance and frame of the source slice it says it was made from."""
-        return self.source_class_uid, self.source_uid, self.source_frame
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,8 +34,21 @@ class DecodedSeg:
     pixel_bytes: int  # length of that value as the file states it
 
     def frames(self) -> list[DecodedFrame]:
-        """Every frame in the order of the file."""
-        return [_frame(item) for item in self.header.get("PerFrameFunctionalGroupsSequence") or []]
+        """Every frame in the order of the file, read by pydicom, however it was written."""
+        return [frame_of(item) for item in self.header.get("PerFrameFunctionalGroupsSequence") or []]
+
+    def sequence_bytes(self, *path: int) -> bytes:
+        """The bytes of a sequence's items: its tag, after the tags of the sequences in whose first item it stands.
+
+        Raises:
+            Malformed: it is not a sequence of defined length in Explicit VR.
+        """
+        *outer, tag = path
+        dataset = reduce(lambda within, step: within[step].value[0], outer, self.header)
+        element = dataset.get_item(tag) if tag in dataset else None
+        if not isinstance(element, RawDataElement) or element.VR != "SQ" or element.is_implicit_VR:
+            raise Malformed(f"expected a sequence of defined length in ({tag:08X}), found none")
+        return element.value or b""
 
     def mask(self, frame_index: int) -> NDArray[np.bool_]:
         """The pixels `[row, column]` of one frame, 0-based; bits run on from frame to frame (PS3.5 8.1.1)."""
@@ -93,19 +85,3 @@ def _parse(file: BinaryIO, file_bytes: int) -> DecodedSeg:
     if tag != PIXEL_DATA or file_bytes != pixels_at + length:
         raise ResultMismatch("unreadable: expected pixel data of the stated length at the end of the result")
     return DecodedSeg(header, file, pixels_at, length)
-
-
-def _frame(item: Dataset) -> DecodedFrame:
-    """Raises AttributeError, KeyError or IndexError when a functional group is missing."""
-    source = item.DerivationImageSequence[0].SourceImageSequence[0]
-    frame_number = source.get("ReferencedFrameNumber")
-    return DecodedFrame(
-        segment_number=int(item.SegmentIdentificationSequence[0].ReferencedSegmentNumber),
-        source_class_uid=str(source.ReferencedSOPClassUID),
-        source_uid=str(source.ReferencedSOPInstanceUID),
-        source_frame=None if frame_number is None else int(frame_number),
-        pixels_match_source=source.get("SpatialLocationsPreserved") == "YES",
-        dimension_indices=tuple(int(v) for v in item.FrameContentSequence[0].DimensionIndexValues),
-        position_mm=tuple(float(v) for v in item.PlanePositionSequence[0].ImagePositionPatient),
-        groups=item,
-    )

@@ -1,13 +1,12 @@
 """What can be wrong with a result, and what its bytes are held against."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset
 
 from dicomnode.encoding.request import EncodingRequest
 from dicomnode.encoding.sources import SourceHeaders, SourcePlane
@@ -15,6 +14,7 @@ from dicomnode.imaging import Segment, Segmentation
 
 COSINE_TOLERANCE = 1e-4
 SHOWN_PER_REASON = 3
+FEW_LABELS = 24  # up to here comparing label by label is faster than counting them all
 
 
 class Reason(StrEnum):
@@ -58,34 +58,40 @@ class Expectation:
     segmentation: Segmentation
     sources: SourceHeaders
     request: EncodingRequest
-    counts: NDArray[np.int64]  # [slice, label]: voxels
+    present: NDArray[np.bool_]  # [slice, label]: is there a voxel?
 
     @property
     def segments(self) -> list[Segment]:
         """The segments with voxels, in the order in which the file must number them from 1."""
-        return [s for s in self.segmentation.segments if self.voxels(s).any()]
+        return [s for s in self.segmentation.segments if self.slices(s).any()]
 
-    def voxels(self, segment: Segment) -> NDArray[np.int64]:
-        """Voxels of a segment in each slice."""
-        return self.counts[:, sorted(set(segment.labels))].sum(axis=1)
-
-
-def label_counts(segmentation: Segmentation) -> NDArray[np.int64]:
-    """Voxels of each label in each slice, `[slice, label]`."""
-    highest = max(int(segmentation.labels.max()), *(max(s.labels) for s in segmentation.segments))
-    return np.array([np.bincount(plane.ravel(), minlength=highest + 1) for plane in segmentation.labels])
+    def slices(self, segment: Segment) -> NDArray[np.bool_]:
+        """Whether a segment has a voxel, for each slice."""
+        return np.logical_or.reduce([self.present[:, label] for label in segment.labels])
 
 
-def orientation_differences(item: Dataset, plane: SourcePlane) -> Iterator[Difference]:
+def label_presence(segmentation: Segmentation) -> NDArray[np.bool_]:
+    """Which labels occur in which slice, `[slice, label]`, seen in the voxels and not in anybody's counts."""
+    declared = sorted({label for segment in segmentation.segments for label in segment.labels})
+    present = np.zeros((len(segmentation.labels), declared[-1] + 1), np.bool_)
+    for row, plane in zip(present, segmentation.labels, strict=True):
+        if len(declared) <= FEW_LABELS:
+            row[declared] = [(plane == label).any() for label in declared]
+        else:
+            row[:] = np.bincount(plane.ravel(), minlength=len(row))[: len(row)] > 0
+    return present
+
+
+def orientation_differences(cosines: Iterable[float], plane: SourcePlane) -> Iterator[Difference]:
     """Plane Orientation of a result against its source slice's."""
-    found = np.array([float(v) for v in item.ImageOrientationPatient])
+    found = np.array([float(v) for v in cosines])
     if not np.allclose(found, np.array(plane.orientation, dtype=np.float64), rtol=0, atol=COSINE_TOLERANCE):
         yield Difference(Reason.ORIENTATION, f"expected the source's {'/'.join(plane.orientation)}, found {found}")
 
 
-def spacing_differences(item: Dataset, plane: SourcePlane) -> Iterator[Difference]:
-    """Pixel Measures of a result against its source slice's Pixel Spacing."""
-    found = np.array([float(v) for v in item.PixelSpacing])
+def spacing_differences(spacing_mm: Iterable[float], plane: SourcePlane) -> Iterator[Difference]:
+    """Pixel Spacing of a result against its source slice's."""
+    found = np.array([float(v) for v in spacing_mm])
     if not np.allclose(found, np.array(plane.pixel_spacing, dtype=np.float64), rtol=1e-6):
         yield Difference(Reason.SPACING, f"expected the source's {'/'.join(plane.pixel_spacing)} mm, found {found}")
 

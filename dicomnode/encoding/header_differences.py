@@ -1,11 +1,15 @@
 """Everything in a result's header that must follow from its source, its model and its request."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from functools import cache, partial
 
 import numpy as np
+from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, SegmentationStorage
 
+from dicomnode.encoding import strict
+from dicomnode.encoding.decoded import DecodedSeg
 from dicomnode.encoding.differences import (
     Difference,
     Expectation,
@@ -13,11 +17,15 @@ from dicomnode.encoding.differences import (
     orientation_differences,
     spacing_differences,
 )
-from dicomnode.encoding.sources import SourceHeaders, SourcePlane
+from dicomnode.encoding.frame_groups import PER_FRAME_GROUPS
+from dicomnode.encoding.sources import SourceHeaders, text_of
 from dicomnode.encoding.template import NOT_DIAGNOSTIC, long_string
 from dicomnode.imaging import CodedConcept, Geometry, Segmentation
 
 TOLERANCE_MM = 0.01
+REFERENCED_SERIES, REFERENCED_INSTANCES, SOURCE_IMAGES = 0x00081115, 0x0008114A, 0x00082112
+# What has an item for every source slice or frame is read by `strict`; by the sequence in which it stands.
+READ_STRICTLY = {None: {SOURCE_IMAGES, PER_FRAME_GROUPS}, REFERENCED_SERIES: {REFERENCED_INSTANCES}}
 
 # PS3.3 C.7.1.1 and C.7.2.1: what makes a result this patient's and this study's.
 PATIENT = ("PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex")
@@ -29,13 +37,14 @@ OF_EVERY_SOURCE = {
 }
 
 
-def header_differences(header: Dataset, expected: Expectation) -> Iterator[Difference]:
+def header_differences(seg: DecodedSeg, expected: Expectation) -> Iterator[Difference]:
     """Differences between the header and what it must say; pixels and frames are not looked at."""
+    header = seg.header
     yield from _format_differences(header)
     yield from _uid_differences(header, expected)
     yield from _identity_differences(header, expected.sources)
     yield from _source_grid_differences(expected)
-    yield from _reference_differences(header, expected.sources)
+    yield from _reference_differences(seg, expected.sources)
     yield from _shared_group_differences(header, expected)
     yield from _segment_differences(header, expected)
     yield from _model_differences(header, expected.segmentation)
@@ -62,12 +71,13 @@ def _format_differences(header: Dataset) -> Iterator[Difference]:
         yield Difference(Reason.FORMAT, f"expected Explicit VR Little Endian, found transfer syntax {syntax}")
 
 
-def _parse_all(dataset: Dataset) -> None:
-    """Have pydicom convert every value but the frames' groups, which `frame_differences` reads; it raises at damage."""
-    for element in dataset:
-        if element.VR == "SQ" and element.keyword != "PerFrameFunctionalGroupsSequence":
+def _parse_all(dataset: Dataset, within: int | None = None) -> None:
+    """Have pydicom convert every value but those read strictly elsewhere; it raises at damage."""
+    for tag in dataset.keys() - READ_STRICTLY.get(within, set()):
+        element = dataset[tag]
+        if element.VR == "SQ":
             for item in element.value:
-                _parse_all(item)
+                _parse_all(item, int(tag))
 
 
 def _uid_differences(header: Dataset, expected: Expectation) -> Iterator[Difference]:
@@ -81,76 +91,75 @@ def _uid_differences(header: Dataset, expected: Expectation) -> Iterator[Differe
         if found != value:
             yield Difference(Reason.UIDS, f"expected {keyword} {value}, found {found}")
     taken = set(expected.sources.headers)
-    for source in expected.sources.headers.values():
-        taken.update(str(source.get(k)) for k in ("SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID"))
+    for keyword in ("SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID"):
+        taken.update(expected.sources.texts(keyword))
     for uid in {str(header.SOPInstanceUID), str(header.SeriesInstanceUID)} & taken:
         yield Difference(Reason.UIDS, f"expected a UID of its own, found {uid} of the source")
 
 
 def _identity_differences(header: Dataset, sources: SourceHeaders) -> Iterator[Difference]:
-    others = [element.keyword for element in header if element.tag.group == 0x0010]
+    others = [keyword_for_tag(tag) for tag in sorted(header.keys()) if tag.group == 0x0010]
     for reason, keywords in ((Reason.PATIENT, (*PATIENT, *others)), (Reason.STUDY, STUDY)):
         for keyword in dict.fromkeys(keywords):
-            if _text(header, keyword) != _text(sources.first, keyword):
+            if text_of(header, keyword) != text_of(sources.first, keyword):
                 yield Difference(reason, f"expected the source's {keyword}, found another")
     for keyword, reason in OF_EVERY_SOURCE.items():
-        strangers = sum(_text(header, keyword) != _text(source, keyword) for source in sources.headers.values())
+        here = text_of(header, keyword)
+        strangers = sum(text != here for text in sources.texts(keyword))
         if strangers:
             yield Difference(reason, f"expected {keyword} of every source, found another in {strangers} of them")
 
 
-def _text(header: Dataset, keyword: str) -> str:
-    value = header.get(keyword)
-    return "" if value is None else str(value)
-
-
 def _source_grid_differences(expected: Expectation) -> Iterator[Difference]:
     """The grid that the labels stand on must be the grid of the source files, or nothing below means much."""
-    geometry, planes = expected.segmentation.geometry, expected.sources.planes
-    if expected.sources.first.get("FrameOfReferenceUID") != geometry.frame_of_reference_uid:
+    geometry, sources = expected.segmentation.geometry, expected.sources
+    if sources.first.get("FrameOfReferenceUID") != geometry.frame_of_reference_uid:
         yield Difference(Reason.SOURCE_GRID, "expected the source's frame of reference in the segmentation's geometry")
     limit_mm = abs(float(geometry.affine[:3, 0] @ geometry.normal)) / 2
-    for index, plane in enumerate(planes):
-        off_mm = float(np.linalg.norm(plane.position_mm - geometry.position_mm(index)))
-        if off_mm > limit_mm:
-            found = f"found slice {index + 1} {off_mm:.3f} mm away from its place in the grid"
-            yield Difference(Reason.SOURCE_GRID, f"expected at most {limit_mm:.3f} mm, {found}")
-        if not _is_in_plane(plane, geometry):
+    places_mm = np.array([geometry.position_mm(index) for index in range(len(sources.planes))])
+    offs_mm = np.linalg.norm(sources.positions_mm - places_mm, axis=1)
+    for index in np.flatnonzero(~(offs_mm <= limit_mm)).tolist():
+        found = f"found slice {index + 1} {offs_mm[index]:.3f} mm away from its place in the grid"
+        yield Difference(Reason.SOURCE_GRID, f"expected at most {limit_mm:.3f} mm, {found}")
+    is_in_plane = cache(partial(_is_in_plane, geometry))
+    for index, plane in enumerate(sources.planes):
+        if not is_in_plane(plane.orientation, plane.pixel_spacing):
             found = f"found slice {index + 1} to differ"
             yield Difference(Reason.SOURCE_GRID, f"expected rows and columns of the source's planes, {found}")
 
 
-def _is_in_plane(plane: SourcePlane, geometry: Geometry) -> bool:
-    cosines = np.array(plane.orientation, dtype=np.float64)
+def _is_in_plane(geometry: Geometry, orientation: tuple[str, ...], pixel_spacing: tuple[str, ...]) -> bool:
+    cosines, spacing = np.array(orientation, dtype=np.float64), np.array(pixel_spacing, dtype=np.float64)
     wanted = np.concatenate((geometry.directions[:, 2], geometry.directions[:, 1]))
-    spacing = np.array(plane.pixel_spacing, dtype=np.float64)
     # Real cosines have few digits; what must not pass is a flip, a swap or another plane.
     return bool(np.allclose(cosines, wanted, atol=1e-3) and np.allclose(spacing, geometry.spacing_mm[1:], rtol=1e-3))
 
 
-def _reference_differences(header: Dataset, sources: SourceHeaders) -> Iterator[Difference]:
-    series = {str(source.SeriesInstanceUID) for source in sources.headers.values()}
-    found_series = {str(item.SeriesInstanceUID) for item in header.ReferencedSeriesSequence}
-    if found_series != series:
+def _reference_differences(seg: DecodedSeg, sources: SourceHeaders) -> Iterator[Difference]:
+    found_series = [str(item.SeriesInstanceUID) for item in seg.header.ReferencedSeriesSequence]
+    if len(found_series) != 1 or set(found_series) != set(sources.texts("SeriesInstanceUID")):
         yield Difference(Reason.REFERENCED_INSTANCES, "expected a reference to the source series and no other")
-    wanted = {(str(source.SOPClassUID), uid) for uid, source in sources.headers.items()}
-    by_series = [item for entry in header.ReferencedSeriesSequence for item in entry.ReferencedInstanceSequence]
-    for items in (by_series, header.SourceImageSequence):
-        yield from _instance_differences(items, wanted)
+    wanted = set(zip(sources.texts("SOPClassUID"), sources.headers, strict=True))
+    for path in ((REFERENCED_SERIES, REFERENCED_INSTANCES), (SOURCE_IMAGES,)):
+        found = [_reference(item) for item in strict.items(seg.sequence_bytes(*path))]
+        if set(found) != wanted or len(found) != len(wanted):
+            counts = f"found {len(found)}, {len(wanted.difference(found))} missing"
+            foreign = f"{len(set(found) - wanted)} foreign"
+            yield Difference(
+                Reason.REFERENCED_INSTANCES, f"expected the {len(wanted)} source instances, {counts} and {foreign}"
+            )
 
 
-def _instance_differences(items: Sequence[Dataset], wanted: set[tuple[str, str]]) -> Iterator[Difference]:
-    found = {(str(item.ReferencedSOPClassUID), str(item.ReferencedSOPInstanceUID)) for item in items}
-    if found != wanted:
-        counts = f"found {len(wanted - found)} missing and {len(found - wanted)} foreign"
-        yield Difference(Reason.REFERENCED_INSTANCES, f"expected the {len(wanted)} source instances, {counts}")
+def _reference(item: bytes) -> tuple[str, str]:
+    uids = strict.fields(item, {0x00081150: b"UI", 0x00081155: b"UI"})
+    return strict.uid(uids[0x00081150]), strict.uid(uids[0x00081155])
 
 
 def _shared_group_differences(header: Dataset, expected: Expectation) -> Iterator[Difference]:
     shared, plane = header.SharedFunctionalGroupsSequence[0], expected.sources.planes[0]
-    yield from orientation_differences(shared.PlaneOrientationSequence[0], plane)
+    yield from orientation_differences(shared.PlaneOrientationSequence[0].ImageOrientationPatient, plane)
     measures = shared.PixelMeasuresSequence[0]
-    yield from spacing_differences(measures, plane)
+    yield from spacing_differences(measures.PixelSpacing, plane)
     geometry = expected.segmentation.geometry
     step_mm = abs(float(geometry.affine[:3, 0] @ geometry.normal))
     found_mm = float(measures.SpacingBetweenSlices)
@@ -171,7 +180,7 @@ def _segment_differences(header: Dataset, expected: Expectation) -> Iterator[Dif
             yield Difference(Reason.SEGMENTS, f"expected the label {segment.name}, found {item.SegmentLabel}")
         if item.SegmentAlgorithmType != "AUTOMATIC":
             yield Difference(Reason.SEGMENTS, f"expected algorithm type AUTOMATIC, found {item.SegmentAlgorithmType}")
-    occurring = [label for s in segments for label in set(s.labels) if expected.counts[:, label].any()]
+    occurring = [label for s in segments for label in set(s.labels) if expected.present[:, label].any()]
     overlap = "YES" if len(occurring) != len(set(occurring)) else "NO"
     if header.get("SegmentsOverlap") != overlap:
         found = header.get("SegmentsOverlap", "none")

@@ -47,7 +47,7 @@ def _signatures_by_slice(
     number_in_file = {int(s.SegmentNumber): str(s.SegmentLabel) for s in seg.header.SegmentSequence}
     planes: dict[int, Signatures] = {}
     for position, frame in enumerate(seg.frames()):
-        index = slice_of.get((frame.source_uid, frame.source_frame))
+        index = slice_of.get((frame.origin.instance_uid, frame.origin.frame_number))
         number = number_of_name.get(number_in_file.get(frame.segment_number, ""))
         if index is None or number is None:
             raise ResultMismatch(f"frame {position + 1} refers to no slice of the series or to an unknown segment")

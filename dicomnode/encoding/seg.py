@@ -11,14 +11,16 @@ from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.filewriter import dcmwrite
 from pydicom.uid import SegmentationStorage
 
 from dicomnode.encoding import explicit
-from dicomnode.encoding.frames import found_segments, occupancy, packed_bits, plane_mask, share_voxels
+from dicomnode.encoding.frames import found_segments, packed_bits, plane_mask, share_voxels
+from dicomnode.encoding.outline import read_outline
 from dicomnode.encoding.request import EncodedObject, EncodingRequest
-from dicomnode.encoding.sources import SourcePlane, read_source_headers
+from dicomnode.encoding.sources import SourcePlane
 from dicomnode.encoding.template import build_template
 from dicomnode.errors import NothingFound, ResultMismatch, Unavailable
 from dicomnode.imaging import Segment, Segmentation
@@ -40,19 +42,22 @@ def encode_seg(
         ResultMismatch: the sources are not those of the segmentation, or the object would exceed 4 GiB.
         Unavailable: a source cannot be read or the result cannot be written now.
     """
-    occupied = occupancy(segmentation)
-    segments = found_segments(segmentation, occupied)
+    segments = found_segments(segmentation)
     if not segments:
         raise NothingFound(f"none of {len(segmentation.segments)} segments has a voxel; there is no SEG to write")
-    headers = read_source_headers(segmentation.sources, sources)
-    plan = [(segment, index) for segment in segments for index in occupied.slices_of(segment)]
-    header = build_template(segments, segmentation.model, segmentation.geometry, headers, request)
-    header.SegmentsOverlap = "YES" if share_voxels(segments, occupied) else "NO"
+    outline = read_outline(segmentation.sources, sources)
+    plan = [(segment, index) for segment in segments for index in _slices_of(segment, segmentation)]
+    header = build_template(segments, segmentation.model, segmentation.geometry, outline, request)
+    header.SegmentsOverlap = "YES" if share_voxels(segmentation) else "NO"
     _make_room(header, segmentation.geometry.shape, len(plan))
-    digest = _write(path, _file_parts(header, segmentation, headers.planes, plan))
+    digest = _write(path, _file_parts(header, segmentation, outline.planes, plan))
     described = {segment.name for segment in segments}
     omitted = tuple(s.name for s in segmentation.segments if s.name not in described)
     return EncodedObject(path, request.instance_uid, str(SegmentationStorage), digest, omitted)
+
+
+def _slices_of(segment: Segment, segmentation: Segmentation) -> list[int]:
+    return np.flatnonzero(segmentation.voxels_by_slice(segment)).tolist()
 
 
 def _make_room(header: Dataset, shape: tuple[int, int, int], frame_count: int) -> None:

@@ -18,8 +18,8 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import CTImageStorage
 from pydicom.valuerep import format_number_as_ds
 
+from dicomnode.encoding.outline import Reference, SourceOutline
 from dicomnode.encoding.request import EncodingRequest
-from dicomnode.encoding.sources import SourceHeaders
 from dicomnode.errors import ResultMismatch
 from dicomnode.imaging import CodedConcept, Geometry, ModelIdentity, Segment, derived_uid
 
@@ -35,7 +35,7 @@ def build_template(
     segments: Sequence[Segment],
     model: ModelIdentity,
     geometry: Geometry,
-    sources: SourceHeaders,
+    sources: SourceOutline,
     request: EncodingRequest,
 ) -> hd.seg.Segmentation:
     """A complete SEG of one plane of 1 x n pixels; what does not depend on the frames is final.
@@ -72,7 +72,7 @@ def build_template(
     return seg
 
 
-def _neutral_source(sources: SourceHeaders, geometry: Geometry, width: int) -> Dataset:
+def _neutral_source(sources: SourceOutline, geometry: Geometry, width: int) -> Dataset:
     """A source of one row of `width` pixels in the real study and plane, of a nameless patient."""
     first, plane = sources.first, sources.planes[0]
     if not first.get("FrameOfReferenceUID"):
@@ -139,16 +139,16 @@ def _set_times(seg: Dataset, created_at: datetime) -> None:
             item.ContributionDateTime = date + time
 
 
-def _set_references(seg: Dataset, sources: SourceHeaders) -> None:
+def _set_references(seg: Dataset, sources: SourceOutline) -> None:
     """Every source instance, also those without a voxel of any segment: viewers open the series from here."""
-    references = [_reference(header) for header in sources.headers.values()]
+    references = [_reference(reference) for reference in sources.references]
     seg.SourceImageSequence = references
     seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence = references
 
 
-def _reference(header: Dataset) -> Dataset:
+def _reference(reference: Reference) -> Dataset:
     item = Dataset()
-    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = header.SOPClassUID, header.SOPInstanceUID
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = reference
     return item
 
 

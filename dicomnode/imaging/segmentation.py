@@ -1,7 +1,7 @@
 """What a model says: coded structures and a label map on the grid of the series it was made from."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from dicomnode.imaging.volume import SliceSource
 
 Labels = NDArray[np.uint8] | NDArray[np.uint16]  # [slice, row, column]
 Mask = NDArray[np.bool_]  # [slice, row, column]
+FEW_LABELS = 24  # up to here counting label by label (10 us for 512 x 512) is faster than counting all (330 us)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,23 +49,32 @@ class ModelIdentity:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Segmentation:
-    """A label map `[slice, row, column]` on the source grid, its segments, and the model that made it."""
+    """A label map `[slice, row, column]` on the source grid, its segments, and the model that made it.
+
+    The labels are read-only: they are counted once, and everybody is told the same.
+    """
 
     labels: Labels
     geometry: Geometry
     sources: tuple[SliceSource, ...]  # one per slice
     segments: tuple[Segment, ...]
     model: ModelIdentity
+    _counts: Mapping[int, NDArray[np.int64]] = field(init=False, repr=False)  # by label: voxels in each slice
 
     def __post_init__(self) -> None:
         if self.labels.shape != self.geometry.shape:
             raise ValueError(f"expected labels of shape {self.geometry.shape}, found {self.labels.shape}")
         if [s.number for s in self.segments] != list(range(1, len(self.segments) + 1)):
             raise ValueError(f"expected segments numbered 1..n, found {[s.number for s in self.segments]}")
-        declared = {0}.union(*(s.labels for s in self.segments))
-        undeclared = set(self.label_counts()) - declared
-        if undeclared:
-            raise ValueError(f"expected labels {sorted(declared)}, found also {sorted(undeclared)}")
+        declared = sorted({0}.union(*(s.labels for s in self.segments)))
+        counts = np.array([_voxels_of(declared, plane) for plane in self.labels])  # [slice, declared label]
+        if counts.sum() != self.labels.size:
+            undeclared = sorted(set(np.unique(self.labels).tolist()) - set(declared))
+            raise ValueError(f"expected labels {declared}, found also {undeclared}")
+        read_only = self.labels.view()
+        read_only.setflags(write=False)
+        object.__setattr__(self, "labels", read_only)
+        object.__setattr__(self, "_counts", dict(zip(declared, counts.T, strict=True)))
 
     def mask(self, segment: Segment) -> Mask:
         """The voxels of one segment, `[slice, row, column]`."""
@@ -78,13 +88,21 @@ class Segmentation:
 
     def label_counts(self) -> Mapping[int, int]:
         """How many voxels carry each label that occurs."""
-        counts = np.zeros(np.iinfo(self.labels.dtype).max + 1, dtype=np.int64)
-        for plane in self.labels:  # by slice: bincount would widen the whole volume to int64 at once
-            counts += np.bincount(plane.ravel(), minlength=counts.size)
-        return {int(label): int(counts[label]) for label in np.flatnonzero(counts)}
+        return {label: int(by_slice.sum()) for label, by_slice in self._counts.items() if by_slice.any()}
+
+    def voxels_by_slice(self, segment: Segment) -> NDArray[np.int64]:
+        """How many voxels of a segment there are in each slice."""
+        return np.sum([self._counts[label] for label in set(segment.labels)], axis=0)
 
     def volumes_ml(self) -> Mapping[str, float]:
         """Volume of each segment in millilitres, by the segment's name."""
-        counts = self.label_counts()
         voxel_ml = self.geometry.voxel_volume_ml
-        return {s.name: voxel_ml * sum(counts.get(label, 0) for label in s.labels) for s in self.segments}
+        return {s.name: voxel_ml * int(self.voxels_by_slice(s).sum()) for s in self.segments}
+
+
+def _voxels_of(labels: list[int], plane: NDArray[np.generic]) -> list[int] | NDArray[np.int64]:
+    """How many pixels of a plane carry each of the labels."""
+    if len(labels) <= FEW_LABELS:
+        return [int(np.count_nonzero(plane == label)) for label in labels]
+    # By plane: bincount widens what it is given to int64.
+    return np.bincount(plane.ravel(), minlength=labels[-1] + 1)[labels]

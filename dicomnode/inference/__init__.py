@@ -1,6 +1,7 @@
-"""Model packages at work: sampled voxels in, labels on the source grid out. Owns torch and MONAI."""
+"""Model packages at work: a scanner's volume in, labels on its grid out. Owns torch and MONAI."""
 
 from dicomnode.inference.device import Precision
-from dicomnode.inference.engine import Engine, Inference, model_spacing
+from dicomnode.inference.engine import Engine, Inference
+from dicomnode.inference.stages import StageRecord
 
-__all__ = ["Engine", "Inference", "Precision", "model_spacing"]
+__all__ = ["Engine", "Inference", "Precision", "StageRecord"]

@@ -1,52 +1,42 @@
-"""The engine: keeps networks warm and takes one sampled volume through one of them, back to the source grid.
+"""The engine: keeps networks warm and takes one volume through the stages of a model, to one label map.
 
-    turn and pad -> channels -> windows -> logits -> softmax -> components -> source grid
+    for each stage: steps before -> windows through its networks -> steps after -> labels on the source grid
 
-Everything up to the components happens on the axes and spacing of the model. What goes back is probabilities, not
-logits: a logit has no bound, so between two voxels that disagree interpolated logits push the boundary towards the less
-certain one, by up to a voxel; probabilities put it where both classes are equally likely.
+What goes back to the source grid, and in which order it is decided, is the model's own: see `models.after`.
 """
 
 import threading
-import time
-from collections import OrderedDict
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from dicomnode.imaging import Geometry, SampledVolume
-from dicomnode.imaging.orientation import AxisMap, axes_between, axis_letters, to_model, to_source
+from dicomnode.errors import ModelError
+from dicomnode.imaging import Volume
 from dicomnode.imaging.segmentation import Labels
-from dicomnode.inference.channels import build_channels
-from dicomnode.inference.components import keep_largest_components
+from dicomnode.inference.admission import Course, Demand, FreeBytes, admit
+from dicomnode.inference.after.answer import label_dtype
 from dicomnode.inference.device import (
     DeviceName,
     Precision,
-    autocast,
     choose_device,
     choose_precision,
     choose_threads,
     errors_of_the_device,
     free_bytes,
 )
-from dicomnode.inference.memory import forward_bytes_per_voxel
-from dicomnode.inference.probabilities import Labels as ClassLabels
-from dicomnode.inference.probabilities import softmax_in_place
-from dicomnode.inference.runners import RUNNERS
-from dicomnode.inference.source_grid import ClassProbabilities, label_dtype, labels_on_source_grid
-from dicomnode.inference.windows import WindowPlan, blended_logits, plan_whole, plan_windows
-from dicomnode.models import Manifest, ModelPackage
+from dicomnode.inference.picture import Picture
+from dicomnode.inference.scene import NothingToSee, Resample, Scene
+from dicomnode.inference.stages import Clock, NamedForward, StageRecord, conclude, nothing_found, prepare, say
+from dicomnode.inference.warm import Place, WarmNetworks
+from dicomnode.models import ModelPackage
+from dicomnode.models.manifest import Verified
+from dicomnode.models.stages import Stage
 
-Floats = NDArray[np.float32]
-
-_WARM_NETWORKS = 2
-_MOST_CPU_BYTES = 1 << 30  # of one forward: a worker shares its host with the listener and the archive's other clients
-_PART_OF_FREE = 0.5
-_SPACING_TOLERANCE = 0.01  # relative
+_CPU = torch.device("cpu")
+_WARM_PART_OF_FREE = 0.25  # of the device's memory when the engine starts, for the weights of all models
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,146 +44,156 @@ class Inference:
     """Labels `[slice, row, column]` on the source grid, and how they came about."""
 
     labels: Labels
-    device: str
-    precision: Precision
-    window: tuple[int, int, int]  # in voxels of the model, on its axes
-    windows: int
-    seconds_by_phase: Mapping[str, float]  # wall clock
+    stages: tuple[StageRecord, ...]
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Warm:
-    """A network on its device, ready to run."""
-
-    manifest: Manifest
-    network: torch.nn.Module
-    bytes_per_voxel: float  # of one forward; 0 where the manifest says the window
-
-
-@dataclass(slots=True)
-class _Clock:
-    seconds: dict[str, float] = field(default_factory=dict[str, float])
-
-    @contextmanager
-    def phase(self, name: str) -> Generator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[name] = time.perf_counter() - start
-
-
-def model_spacing(package: ModelPackage, geometry: Geometry) -> tuple[float, float, float]:
-    """The spacing in mm along (slice, row, column) of `geometry` at which the model wants it sampled."""
-    declared = package.manifest.input
-    permutation = axes_between(axis_letters(geometry), declared.orientation).permutation
-    first, second, third = (declared.spacing_mm[permutation.index(axis)] for axis in range(3))
-    return first, second, third
+    @property
+    def seconds_by_phase(self) -> Mapping[str, float]:
+        """Wall clock over all stages."""
+        total: dict[str, float] = {}
+        for stage in self.stages:
+            for phase, seconds in stage.seconds_by_phase.items():
+                total[phase] = total.get(phase, 0.0) + seconds
+        return total
 
 
 class Engine:
     """One device and the networks that are warm on it; one volume at a time."""
 
-    def __init__(self, device: DeviceName = "auto", threads: int = 0, precision: Precision | None = None) -> None:
+    def __init__(
+        self,
+        resample: Resample,
+        device: DeviceName = "auto",
+        threads: int = 0,
+        precision: Precision | None = None,
+        warm_bytes: int | None = None,
+        free: FreeBytes = free_bytes,
+    ) -> None:
         """Set torch up for this process.
 
         Args:
+            resample: makes grids of rule "faces"; `assembly.resample` does.
             device: "auto" is CUDA where there is one.
             threads: on the CPU; 0: one less than there are cores.
-            precision: None: the fastest that this device computes truly.
+            precision: None: the fastest that this device computes truly and the model was verified in.
+            warm_bytes: of weights that stay loaded; None: a quarter of what is free now.
+            free: how much memory a device has left.
 
         Raises:
             Unavailable: CUDA was asked for and is not there.
         """
+        self._resample = resample
         self.device = choose_device(device)
-        self.precision = precision or choose_precision(self.device)
         self.threads = choose_threads(threads)
+        self._precisions = {device: precision or choose_precision(device) for device in {self.device, _CPU}}
+        self._is_asked_for = precision is not None
         torch.set_num_threads(self.threads)
         torch.backends.cudnn.deterministic = True
-        self._warm: OrderedDict[str, _Warm] = OrderedDict()
+        self._free = free
+        self._warm = WarmNetworks(int(_WARM_PART_OF_FREE * free(self.device)) if warm_bytes is None else warm_bytes)
         self._one_at_a_time = threading.Lock()
 
-    def segment(self, package: ModelPackage, sampled: SampledVolume, source: Geometry) -> Inference:
-        """Segment a volume that was sampled at `model_spacing`; labels at the centres of the source's voxels.
+    @property
+    def warm_networks(self) -> int:
+        """How many networks are loaded."""
+        return self._warm.count
 
-        Source voxels outside the sampled grid, and classes that no segment of the package names, are 0. The same
-        input gives the same labels on the same device.
+    def segment(self, package: ModelPackage, volume: Volume) -> Inference:
+        """Segment a volume; labels at the centres of its voxels, 0 where no segment of the package is.
+
+        The same input gives the same labels on the same device.
 
         Raises:
-            ModelError: the package is altered or wrong, or its network gives NaN.
+            ModelError: the package is altered or wrong, or a network of it gives NaN.
             Unavailable: not enough memory now.
         """
-        _check_grids(package, sampled, source)
-        with self._one_at_a_time, torch.inference_mode(), errors_of_the_device("segmentation"):
-            return self._segment(package, sampled, source)
-
-    def _segment(self, package: ModelPackage, sampled: SampledVolume, source: Geometry) -> Inference:
-        clock = _Clock()
-        axis_map = axes_between(axis_letters(sampled.geometry), package.manifest.input.orientation)
-        with clock.phase("load"):
-            warm = self._warm_network(package)
-        with clock.phase("prepare"):
-            voxels = to_model(sampled.voxels, axis_map)
-            plan = self._plan(warm, voxels.shape)
-            channels = torch.from_numpy(build_channels(voxels, package.manifest.input, plan.padded_shape))
-        with clock.phase("windows"):
-            logits = self._logits(warm, channels.to(self.device), plan)
-        with clock.phase("probabilities"):
-            probabilities, winners = softmax_in_place(logits, voxels.shape)
-        with clock.phase("components"):
-            kept = package.manifest.postprocessing.largest_components
-            keep_largest_components(probabilities, winners, kept)
-        with clock.phase("back"):
-            answer = _answer(package, (probabilities, winners), axis_map, sampled.geometry)
-            labels = labels_on_source_grid(answer, source, self.threads)
-        return Inference(labels, str(self.device), self.precision, plan.window, plan.count, clock.seconds)
-
-    def _warm_network(self, package: ModelPackage) -> _Warm:
-        """The package's network on the device; kept until others were used more recently."""
-        key = f"{package.folder} {package.manifest.model_dump_json()}"
-        if key not in self._warm:
-            while len(self._warm) >= _WARM_NETWORKS:
-                self._warm.popitem(last=False)
-            self._warm[key] = self._load(package)
-        self._warm.move_to_end(key)
-        return self._warm[key]
-
-    def _load(self, package: ModelPackage) -> _Warm:
         manifest = package.manifest
-        network = RUNNERS[manifest.network.architecture](package).to(self.device)
-        if manifest.inference.window != "whole":
-            return _Warm(manifest, network, 0.0)
-        with autocast(self.device, self.precision):
-            per_voxel = forward_bytes_per_voxel(network, manifest.network.in_channels, manifest.input.padding_multiple)
-        return _Warm(manifest, network, per_voxel)
+        if manifest.input.images != 1:
+            raise ModelError(f"model {manifest.name}: expected input.images = 1, found {manifest.input.images}")
+        with self._one_at_a_time, torch.inference_mode(), errors_of_the_device("segmentation"):
+            return self._segment(package, volume)
 
-    def _plan(self, warm: _Warm, shape: tuple[int, int, int]) -> WindowPlan:
-        wanted, multiple = warm.manifest.inference, warm.manifest.input.padding_multiple
-        if wanted.window != "whole":
-            return plan_windows(shape, wanted.window, wanted.overlap)
-        budget = _PART_OF_FREE * free_bytes(self.device)
-        if self.device.type == "cpu":
-            budget = min(budget, _MOST_CPU_BYTES)
-        return plan_whole(shape, multiple, wanted.overlap, int(budget / warm.bytes_per_voxel))
+    def _segment(self, package: ModelPackage, volume: Volume) -> Inference:
+        scene = Scene(volume, self._resample, self.device, self.threads)
+        result: Labels | None = None
+        records: list[StageRecord] = []
+        wanted = _labels_wanted(package)
+        for index, stage in enumerate(package.manifest.stages):
+            labels, record = self._run(package, stage, scene)
+            records.append(record)
+            if any(stage.name in later.needs for later in package.manifest.stages[index + 1 :]):
+                scene = replace(scene, labels={**scene.labels, stage.name: labels})
+            result = _written(stage, labels, wanted, result)
+        return Inference(nothing_found(scene) if result is None else result, tuple(records))
 
-    def _logits(self, warm: _Warm, channels: torch.Tensor, plan: WindowPlan) -> torch.Tensor:
-        with autocast(self.device, self.precision):
-            return blended_logits(warm.network, channels, plan, warm.manifest.network.out_channels)
+    def _run(self, package: ModelPackage, stage: Stage, scene: Scene) -> tuple[Labels, StageRecord]:
+        clock = Clock()
+        place = Place(self.device, self._precision_of(package, self.device))
+        try:
+            with clock.phase("prepare"):
+                picture = prepare(stage, scene)
+        except NothingToSee:
+            return nothing_found(scene), _record(stage, place, None, clock)
+        with clock.phase("load"):
+            course = self._course(package, stage, picture, place)
+            place = Place(course.device, self._precision_of(package, course.device))
+            warm = [self._warm.network(package, name, place) for name in stage.networks]
+        with clock.phase("windows"):
+            forwards = [NamedForward(name, network) for name, network in zip(stage.networks, warm, strict=True)]
+            network = package.manifest.networks[stage.networks[0]]
+            logits = say(stage, network, forwards, picture, course)
+        with clock.phase("back"):
+            labels = conclude(stage, logits, picture, scene)
+        return labels, _record(stage, place, course, clock)
+
+    def _course(self, package: ModelPackage, stage: Stage, picture: Picture, place: Place) -> Course:
+        network = package.manifest.networks[stage.networks[0]]
+        per_voxel = self._warm.bytes_per_voxel(package, stage, place)
+        demand = Demand(picture.shape, network, stage.windows, len(stage.networks), per_voxel)
+        return admit(demand, list(dict.fromkeys((self.device, _CPU))), self._free)
+
+    def _precision_of(self, package: ModelPackage, device: torch.device) -> Precision:
+        """What was asked for; else half precision where the device has it and the package was verified in it."""
+        precision = self._precisions[device]
+        is_allowed = self._is_asked_for or _is_verified(package.manifest.verified, precision)
+        return precision if is_allowed else Precision.FP32
 
 
-def _answer(
-    package: ModelPackage, said: tuple[Floats, ClassLabels], axis_map: AxisMap, geometry: Geometry
-) -> ClassProbabilities:
-    """What the network said, turned to the axes of the sampled grid."""
-    probabilities, winners = to_source(said[0], axis_map), to_source(said[1], axis_map)
-    values = np.zeros(len(probabilities), label_dtype(len(probabilities)))
-    for segment in package.segments:
-        values[list(segment.labels)] = segment.labels
-    return ClassProbabilities(probabilities, winners, geometry, values)
+def _is_verified(verified: Verified, precision: Precision) -> bool:
+    dice = {Precision.FP32: 1.0, Precision.BF16: verified.bf16, Precision.FP16: verified.fp16}
+    return dice[precision] is not None
 
 
-def _check_grids(package: ModelPackage, sampled: SampledVolume, source: Geometry) -> None:
-    """Catch a caller that mixed up volumes or axes; both would give a plausible wrong answer."""
-    if sampled.geometry.frame_of_reference_uid != source.frame_of_reference_uid:
-        raise ValueError("expected the sampled and the source grid in one frame of reference, found two")
-    wanted, found = model_spacing(package, sampled.geometry), sampled.geometry.spacing_mm
-    if any(abs(f / w - 1) > _SPACING_TOLERANCE for w, f in zip(wanted, found, strict=True)):
-        raise ValueError(f"expected voxels sampled at {wanted} mm along slice, row, column, found {found}")
+def _record(stage: Stage, place: Place, course: Course | None, clock: Clock) -> StageRecord:
+    return StageRecord(
+        stage=stage.name,
+        networks=stage.networks,
+        device=str(place.device),
+        precision=place.precision,
+        window=course.plan.window if course else (0, 0, 0),
+        windows=course.plan.count if course else 0,
+        steps=course.steps if course else (),
+        predicted_bytes=course.predicted_bytes if course else 0,
+        seconds_by_phase=clock.seconds,
+    )
+
+
+def _labels_wanted(package: ModelPackage) -> frozenset[int]:
+    """The labels that some segment is made of; others are background."""
+    return frozenset(label for segment in package.segments for label in segment.labels)
+
+
+def _written(stage: Stage, labels: Labels, wanted: frozenset[int], result: Labels | None) -> Labels | None:
+    """The result after a stage wrote its labels over it; of its labels those that count."""
+    if stage.writes == "nothing":
+        return result
+    top = int(labels.max(initial=0))
+    table = np.zeros(top + 1, label_dtype(max(wanted)))
+    for label in range(1, top + 1):
+        written = label if stage.writes == "all" else stage.writes.get(label, 0)
+        table[label] = written if written in wanted else 0
+    own = labels if np.array_equal(table, np.arange(top + 1)) else table[labels]
+    if result is None:
+        return cast(Labels, own)
+    merged = result.astype(np.promote_types(result.dtype, own.dtype))
+    np.copyto(merged, own, where=own != 0)
+    return cast(Labels, merged)

@@ -80,20 +80,29 @@ def _rounded_up(shape: tuple[int, ...], multiple: int) -> Shape:
     return first, second, third
 
 
-def importance_map(window: Shape) -> torch.Tensor:
-    """How much each voxel of a window counts, `[a0, a1, a2]`, from 1 in the middle down to 0.001."""
-    first, second, third = (_gaussian(size) for size in window)
+def importance_map(window: Shape, sigma: float = _SIGMA) -> torch.Tensor:
+    """How much each voxel of a window counts, `[a0, a1, a2]`, from 1 in the middle down to 0.001.
+
+    Args:
+        sigma: of the Gaussian, in sizes of the window.
+    """
+    first, second, third = (_gaussian(size, sigma) for size in window)
     importance = first[:, None, None] * second[:, None] * third
     return importance.clamp_(min=max(float(importance.min()), _LEAST_IMPORTANCE))
 
 
-def _gaussian(size: int) -> torch.Tensor:
+def _gaussian(size: int, sigma: float) -> torch.Tensor:
     distance = torch.arange(size, dtype=torch.float32) - (size - 1) / 2
-    return torch.exp(distance**2 / (-2 * (_SIGMA * size) ** 2))
+    return torch.exp(distance**2 / (-2 * (sigma * size) ** 2))
 
 
-def blended_logits(forward: Forward, channels: torch.Tensor, plan: WindowPlan, classes: int) -> torch.Tensor:
+def blended_logits(
+    forward: Forward, channels: torch.Tensor, plan: WindowPlan, classes: int, importance: torch.Tensor | None = None
+) -> torch.Tensor:
     """`[channel, *padded_shape]` -> logits `[class, *padded_shape]` in FP32 on the same device.
+
+    Args:
+        importance: how much each voxel of a window counts, `[a0, a1, a2]`; None: MONAI's Gaussian.
 
     Raises:
         ModelError: the network gives another shape than the manifest says, or NaN, or infinity.
@@ -101,7 +110,7 @@ def blended_logits(forward: Forward, channels: torch.Tensor, plan: WindowPlan, c
     places = plan.slices()
     if len(places) == 1:
         return _checked(forward(channels[None]), (classes, *plan.window)).float()
-    importance = importance_map(plan.window).to(channels.device)
+    importance = (importance_map(plan.window) if importance is None else importance).to(channels.device)
     logits = channels.new_zeros((classes, *plan.padded_shape))
     total = channels.new_zeros(plan.padded_shape)
     for place in places:

@@ -52,6 +52,20 @@ class Received:
         with self._database.begin() as db:
             return [OpenSeries(**row) for row in db.execute(query).mappings()]
 
+    def arriving(
+        self, transfer_syntaxes: Iterable[str], since: datetime, limit: int
+    ) -> list[tuple[Instance, datetime]]:
+        """The latest instances in these encodings that no version contains yet, and when each came, in that order."""
+        query = (
+            sa.select(instances)
+            .where(instances.c.version.is_(None), instances.c.purged_at.is_(None), instances.c.received_at >= since)
+            .where(instances.c.transfer_syntax_uid.in_(sorted(transfer_syntaxes)))
+            .order_by(instances.c.received_at.desc())
+            .limit(limit)
+        )
+        with self._database.begin() as db:
+            return [(self._instance(row), row.received_at) for row in db.execute(query)][::-1]
+
     def count_held(self, series_instance_uid: str) -> int:
         """How many distinct instances of a series are here, those of earlier versions included."""
         of_series = instances.c.series_instance_uid == series_instance_uid

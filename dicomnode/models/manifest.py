@@ -1,121 +1,76 @@
-"""manifest.toml of a model package: what it takes, which network it is, what its answers mean.
+"""manifest.toml of a model package: what it takes, which networks it is, what its answers mean.
 
 A model is data: nothing in here is evaluated or imported by name. An unknown key, a wrong value or a contradiction
-between two tables is an error that names file, key, expected and found.
+between two tables is an error that names file, key, expected and found. docs/models.md explains every key.
 """
 
+import hashlib
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from dicomnode.errors import ModelError
 from dicomnode.imaging import CodedConcept, Segment
-from dicomnode.imaging.orientation import is_orientation
+from dicomnode.models.fields import (
+    Byte,
+    Code,
+    Digest,
+    FileName,
+    Label,
+    LongString,
+    Name,
+    Positive,
+    ShortString,
+    Table,
+    Text,
+)
+from dicomnode.models.stages import Network, Stage
 
-Text = Annotated[str, Field(min_length=1)]
-Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-LongString = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\\\x00-\x1f]+$")]  # VR LO (PS3.5 6.2)
-ShortString = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^[^\\\x00-\x1f]+$")]  # VR SH
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Code = tuple[ShortString, ShortString, LongString]  # value, scheme, meaning
-Label = Annotated[int, Field(ge=1, le=65534)]
-Byte = Annotated[int, Field(ge=0, le=255)]
-Hounsfield = Annotated[int, Field(ge=-32768, le=32767)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Millimetres = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
-WindowVoxels = Annotated[int, Field(ge=8, le=1024)]
-
-
-class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+Dice = Annotated[float, Field(ge=0.999, le=1)]  # of labels beside FP32's: less is not accepted
 
 
-class Channel(_Table):
-    """One input channel: voxels clipped to `clip`, which is mapped linearly onto `to`."""
+class Licence(Table):
+    """Under which terms the weights may be used."""
 
-    clip: tuple[Finite, Finite]
-    to: tuple[Finite, Finite]
-
-    @model_validator(mode="after")
-    def _is_a_range(self) -> Self:
-        if self.clip[0] >= self.clip[1] or self.to[0] == self.to[1]:
-            raise ValueError(
-                f"expected clip = [low, high] and to = [a, b] of two values each, found {self.clip}, {self.to}"
-            )
-        return self
+    name: Text
+    must_be_accepted: bool = False  # by `dicomnode models accept-licence`, before the model runs
+    text: Text | None = None  # what is accepted, or where it can be read
 
 
-class Input(_Table):
-    """The grid and the channels that the network was trained on; array axes are those of `orientation`."""
+class Input(Table):
+    """What the model takes."""
 
     modalities: Annotated[tuple[ShortString, ...], Field(min_length=1)]
-    orientation: str  # the sides towards which the index of each axis increases, e.g. "SPL"
-    spacing_mm: tuple[Millimetres, Millimetres, Millimetres]  # along the axes of `orientation`
-    padding_multiple: Annotated[int, Field(ge=1, le=512)] = 1
-    pad_value: Hounsfield | Literal["edge"] = "edge"  # "edge": the outermost voxel is repeated
-    channels: Annotated[tuple[Channel, ...], Field(min_length=1)]
-
-    @model_validator(mode="after")
-    def _is_an_orientation(self) -> Self:
-        if not is_orientation(self.orientation):
-            message = "expected orientation of three letters, one of each of L/R, P/A and S/I"
-            raise ValueError(f"{message}, found {self.orientation!r}")
-        return self
+    body_parts: tuple[Text, ...] = ()  # for people: what has to be in the picture
+    images: Annotated[int, Field(ge=1, le=16)] = 1  # registered series that it looks at together
 
 
-class Network(_Table):
-    """Which kind of network: a name in the table of its architecture, and plain constructor arguments."""
+class Origin(Table):
+    """What the package was imported from."""
 
-    architecture: Literal["monai"] = "monai"
-    name: Text
-    arguments: Mapping[str, JsonValue]
-
-    @property
-    def in_channels(self) -> int:
-        """How many channels the network takes."""
-        return self._count("in_channels")
-
-    @property
-    def out_channels(self) -> int:
-        """How many classes it tells apart, the background counted."""
-        return self._count("out_channels")
-
-    @model_validator(mode="after")
-    def _is_three_dimensional(self) -> Self:
-        if self.arguments.get("spatial_dims", 3) != 3:
-            raise ValueError(f"expected arguments.spatial_dims = 3, found {self.arguments['spatial_dims']!r}")
-        if not (self.in_channels >= 1 and 2 <= self.out_channels <= 65535):
-            message = "expected at least 1 in_channels and from 2 to 65535 out_channels in arguments"
-            raise ValueError(f"{message}, found {self.in_channels} and {self.out_channels}")
-        return self
-
-    def _count(self, argument: str) -> int:
-        count = self.arguments.get(argument)
-        if not isinstance(count, int) or isinstance(count, bool):
-            raise ValueError(f"expected arguments.{argument} = a whole number, found {count!r}")  # noqa: TRY004  pydantic
-        return count
+    kind: Literal["monai-bundle", "nnunet", "totalsegmentator", "torchscript", "onnx", "training"]
+    files: Mapping[str, Digest] = {}  # SHA-256 by path within what was imported
 
 
-class InferenceTable(_Table):
-    """How a volume goes through the network."""
+class Memory(Table):
+    """What one forward takes, measured when the package was made."""
 
-    window: Literal["whole"] | tuple[WindowVoxels, WindowVoxels, WindowVoxels] = "whole"
-    overlap: Annotated[float, Field(ge=0, lt=1)] = 0.25  # of neighbouring windows
-    activation: Literal["softmax"] = "softmax"
+    bytes_per_voxel: Positive  # of a window, in FP32
 
 
-class Postprocessing(_Table):
-    """What is done to the network's labels on its own grid, before they go back to the source grid."""
+class Verified(Table):
+    """Half precision that was compared with FP32 on a case: Dice of the labels. What is not here runs in FP32."""
 
-    largest_components: Mapping[Label, Annotated[int, Field(ge=1)]] = {}  # label -> connected components kept
+    bf16: Dice | None = None
+    fp16: Dice | None = None
 
 
-class SegmentTable(_Table):
-    """One structure of the result: the union of some of the network's labels, coded (PS3.3 C.8.20.4)."""
+class SegmentTable(Table):
+    """One structure of the result: the union of some of the result's labels, coded (PS3.3 C.8.20.4)."""
 
     number: Annotated[int, Field(ge=1, le=65535)]
     name: LongString  # Segment Label
@@ -139,36 +94,64 @@ class SegmentTable(_Table):
         )
 
 
-class Manifest(_Table):
+class Manifest(Table):
     """Everything the node has to know about a model except its weights."""
 
-    format: Literal[1]
+    format: Literal[2]
     name: Name
     version: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\\\x00-\x1f]+$")]
     title: LongString
-    licence: Text
+    licence: Licence
     intended_use: Text
     diagnostic: bool
     provenance: Text
-    weights_sha256: Digest
+    origin: Origin | None = None
+    digests: Annotated[Mapping[FileName, Digest], Field(min_length=1)]  # SHA-256 of the files with weights
+    golden: Mapping[FileName, Digest] = {}  # SHA-256 of golden cases, which `models verify` runs
     input: Input
-    network: Network
-    inference: InferenceTable = InferenceTable()
-    postprocessing: Postprocessing = Postprocessing()
+    networks: Annotated[Mapping[Name, Network], Field(min_length=1)]
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    verified: Verified = Verified()
+    memory: Memory | None = None
     segments: Annotated[tuple[SegmentTable, ...], Field(min_length=1)]
 
+    @property
+    def digest(self) -> str:
+        """The SHA-256 that names the weights in results and records: of the one file, or of the list of them."""
+        if len(self.digests) == 1:
+            return next(iter(self.digests.values()))
+        listed = "".join(f"{digest}  {name}\n" for name, digest in sorted(self.digests.items()))
+        return hashlib.sha256(listed.encode()).hexdigest()
+
     @model_validator(mode="after")
-    def _tables_agree(self) -> Self:
-        if self.network.in_channels != len(self.input.channels):
-            message = (
-                f"expected as many [[input.channels]] as network.arguments.in_channels = {self.network.in_channels}"
-            )
-            raise ValueError(f"{message}, found {len(self.input.channels)}")
-        multiple, window = self.input.padding_multiple, self.inference.window
-        if window != "whole" and any(voxels % multiple for voxels in window):
-            raise ValueError(
-                f"expected inference.window in multiples of input.padding_multiple {multiple}, found {window}"
-            )
+    def _networks_are_there(self) -> Self:
+        used = {name for stage in self.stages for name in stage.networks}
+        if used != set(self.networks):
+            raise ValueError(f"expected the stages to use the networks {sorted(self.networks)}, found {sorted(used)}")
+        files = {network.file for network in self.networks.values()}
+        if files != set(self.digests):
+            raise ValueError(f"expected digests of the files {sorted(files)}, found {sorted(self.digests)}")
+        return self
+
+    @model_validator(mode="after")
+    def _stages_follow_each_other(self) -> Self:
+        earlier: set[str] = set()
+        for stage in self.stages:
+            if stage.name in earlier:
+                raise ValueError(f"expected distinct names of [[stages]], found {stage.name!r} twice")
+            if unknown := stage.needs - earlier:
+                raise ValueError(f"expected stage {stage.name!r} to look at earlier stages, found {sorted(unknown)}")
+            shapes = {
+                (n.in_channels, n.out_channels, n.dimensions) for n in map(self.networks.get, stage.networks) if n
+            }
+            if len(shapes) != 1:
+                raise ValueError(f"expected the networks of stage {stage.name!r} to be alike, found {sorted(shapes)}")
+            ((_, _, dimensions),) = shapes
+            patch = stage.windows.patch
+            if patch != "whole" and len(patch) != dimensions:
+                problem = f"expected a patch of {dimensions} sizes in stage {stage.name!r}, found {list(patch)}"
+                raise ValueError(problem)
+            earlier.add(stage.name)
         return self
 
     @model_validator(mode="after")
@@ -181,15 +164,6 @@ class Manifest(_Table):
         for segment in self.segments:
             if len(set(segment.labels)) != len(segment.labels):
                 raise ValueError(f"expected each label once in segment {segment.name!r}, found {segment.labels}")
-        return self
-
-    @model_validator(mode="after")
-    def _labels_are_the_networks(self) -> Self:
-        last = self.network.out_channels - 1
-        used = {label for s in self.segments for label in s.labels} | set(self.postprocessing.largest_components)
-        beyond = sorted(label for label in used if label > last)
-        if beyond:
-            raise ValueError(f"expected labels 1..{last} of a network with {last + 1} out_channels, found {beyond}")
         return self
 
 
@@ -224,26 +198,9 @@ def read_manifest(path: Path) -> Manifest:
 def _sentence(source: str, error: ErrorDetails) -> str:
     key = ".".join(str(part) for part in error["loc"]) or "(document)"
     if error["type"] == "extra_forbidden":
-        return f"{source}: unknown key {key!r}; expected {_known_keys(error['loc'])}"
+        return f"{source}: unknown key {key!r}; docs/models.md has the keys of this table"
     if error["type"] == "missing":
         return f"{source}: key {key!r} is missing"
     message = error["msg"].removeprefix("Value error, ")
     found = "" if error["type"] == "value_error" else f"; found {error['input']!r}"[:90]
     return f"{source}: key {key!r}: {message}{found}"
-
-
-def _known_keys(location: tuple[int | str, ...]) -> str:
-    table: type[BaseModel] = Manifest
-    for part in location[:-1]:
-        table = _TABLES.get(str(part), table)
-    return "one of " + ", ".join(table.model_fields)
-
-
-_TABLES: dict[str, type[BaseModel]] = {
-    "input": Input,
-    "channels": Channel,
-    "network": Network,
-    "inference": InferenceTable,
-    "postprocessing": Postprocessing,
-    "segments": SegmentTable,
-}

@@ -1,4 +1,4 @@
-"""Where model packages are: folders of packages, each a folder with `manifest.toml` and `weights.safetensors`.
+"""Where model packages are: folders of packages, each a folder with `manifest.toml` and the files it names.
 
 Nothing is believed before its digest is right, and a package that is wrong concerns no other package.
 """
@@ -14,7 +14,6 @@ from dicomnode.models.manifest import Manifest, read_manifest
 
 SHIPPED_PACKAGES = Path(__file__).parent / "packages"
 _MANIFEST = "manifest.toml"
-_WEIGHTS = "weights.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +27,7 @@ class ModelPackage:
     def identity(self) -> ModelIdentity:
         """What stands in every result and record."""
         m = self.manifest
-        return ModelIdentity(m.name, m.version, m.title, m.weights_sha256, m.diagnostic)
+        return ModelIdentity(m.name, m.version, m.title, m.digest, m.diagnostic)
 
     @property
     def segments(self) -> tuple[Segment, ...]:
@@ -36,28 +35,38 @@ class ModelPackage:
         return tuple(table.segment for table in self.manifest.segments)
 
     @property
-    def weights_path(self) -> Path:
-        """Where its weights are."""
-        return self.folder / _WEIGHTS
+    def manifest_path(self) -> Path:
+        """Where its manifest is."""
+        return self.folder / _MANIFEST
 
-    def read_weights(self) -> bytes:
-        """The bytes of weights.safetensors, which have the digest that the manifest names.
+    def read_file(self, name: str) -> bytes:
+        """The bytes of one of its files, which have the digest that the manifest names.
 
         The bytes are handed out, not the path, so that what was checked is what is loaded.
 
         Raises:
             ModelError: the file is missing or was altered.
         """
+        path, again = self.folder / name, f"install model {self.manifest.name!r} again"
         try:
-            weights = self.weights_path.read_bytes()
+            contents = path.read_bytes()
         except OSError as error:
-            problem = f"{self.weights_path}: cannot be read ({error.strerror})"
-            raise ModelError(f"{problem}; install model {self.manifest.name!r} again") from error
-        found, expected = hashlib.sha256(weights).hexdigest(), self.manifest.weights_sha256
+            raise ModelError(f"{path}: cannot be read ({error.strerror}); {again}") from error
+        known = {**self.manifest.digests, **self.manifest.golden}
+        found, expected = hashlib.sha256(contents).hexdigest(), known[name]
         if found != expected:
-            problem = f"{self.weights_path}: expected SHA-256 {expected}, found {found} ({len(weights)} bytes)"
-            raise ModelError(f"{problem}; the weights were altered: install model {self.manifest.name!r} again")
-        return weights
+            problem = f"{path}: expected SHA-256 {expected}, found {found} ({len(contents)} bytes)"
+            raise ModelError(f"{problem}; the file was altered: {again}")
+        return contents
+
+    def check_files(self) -> None:
+        """Read every file once.
+
+        Raises:
+            ModelError: one is missing or was altered.
+        """
+        for name in (*self.manifest.digests, *self.manifest.golden):
+            self.read_file(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +78,7 @@ class ModelStore:
     def names(self) -> tuple[str, ...]:
         """The names of all packages, whether they can be used or not."""
         found = {manifest.parent.name for folder in self.folders for manifest in folder.glob(f"*/{_MANIFEST}")}
-        return tuple(sorted(found))
+        return tuple(sorted(name for name in found if not name.startswith(".")))  # with a dot: being written
 
     def package(self, name: str) -> ModelPackage:
         """The package of that name; its weights are not looked at yet.

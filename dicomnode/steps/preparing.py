@@ -1,8 +1,8 @@
-"""While a series still comes in: its compressed slices are decoded already, a batch at a time, by niced processes.
+"""While a series still comes in: its compressed slices are decoded already, a batch at a time.
 
 JPEG 2000 takes 20 ms per slice whatever the decoder; a network that brings 50 slices a second leaves one core the time
-for it. What is not ready when the series is complete, `assemble` decodes itself: nothing waits for this, and nothing
-is lost when it fails.
+for it. What is not ready when the series is complete, `assemble` decodes itself; it waits for one batch at most, and
+nothing is lost when it fails.
 """
 
 import threading
@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from dicomnode.assembly.decode_pool import DecodingLimits
 from dicomnode.assembly.prepared import PreparedSlices
 from dicomnode.assembly.syntaxes import COMPRESSED
 from dicomnode.errors import NodeError
@@ -22,13 +21,13 @@ log = Log("prepare")
 
 LOOK_S = 0.25
 PAUSE_S = 5.0  # after a failure of disk or ledger
+STOP_S = 2.0
 TIDY_S = 60.0
 BATCH = 64  # slices at once; a series that is complete waits for the end of a batch at most
 WORTH_IT = 32  # starting the processes costs as much as a dozen slices
 AT_REST = timedelta(seconds=0.3)  # fewer are worth it when no more come
 ARRIVING = timedelta(seconds=60)  # what came earlier and is still open can wait
 MOST = 1000  # instances looked at in one turn
-NICER = DecodingLimits(niceness=10)  # than the worker, which is nicer than the listener
 
 
 @dataclass(slots=True)
@@ -49,7 +48,7 @@ class Preparing:
         if not fresh or (len(fresh) < WORTH_IT and at - fresh[-1][1] < AT_REST):
             return 0
         batch = [instance for instance, _ in fresh[:BATCH]]
-        made = self.prepared.prepare(batch, NICER)
+        made = self.prepared.prepare(batch)
         if made is not None:  # else a series is being assembled just now
             self._tried |= {instance.sha256 for instance in batch}
         return made or 0
@@ -64,7 +63,7 @@ class Preparing:
             yield
         finally:
             stop.set()
-            thread.join()
+            thread.join(STOP_S)  # a batch that takes longer dies with the process, and is decoded again
 
     def _run(self, stop: threading.Event) -> None:
         pause_s, looks = 0.0, 0

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dicomnode.imaging import Geometry, SampledVolume
-from dicomnode.inference.engine import Engine, model_spacing
+from dicomnode.imaging import Geometry, SampledVolume, SliceSource, Volume
+from dicomnode.inference.engine import Engine
 from dicomnode.models.manifest import read_manifest
 from dicomnode.models.store import SHIPPED_PACKAGES, ModelPackage
 from dicomnode.training.phantoms import Target, build_torso_ct
@@ -86,8 +86,9 @@ def read_chest(folder: Path) -> Case:
 
 def measure(case: Case, package: ModelPackage, engine: Engine) -> dict[Target, float]:
     """Give the Dice coefficient of every class the case tells the truth about."""
-    sampled = resample(case.image, case.geometry, model_spacing(package, case.geometry))
-    labels = engine.segment(package, sampled, case.geometry).labels
+    sources = (SliceSource("1.2.3", "1.2.840.10008.5.1.4.1.1.2"),) * case.geometry.shape[0]
+    volume = Volume(np.ascontiguousarray(case.image), case.geometry, sources)
+    labels = engine.segment(package, volume).labels
     return {target: dice(labels == target, mask) for target, mask in case.truth.items()}
 
 
@@ -97,11 +98,12 @@ def dice(found: NDArray[np.bool_], true: NDArray[np.bool_]) -> float:
     return 1.0 if total == 0 else 2.0 * int((found & true).sum()) / total
 
 
-def resample(image: NDArray[np.float32], geometry: Geometry, spacing_mm: tuple[float, float, float]) -> SampledVolume:
-    """Bring an image to about `spacing_mm` along its own axes, averaging where that is coarser.
+def resample(volume: Volume, spacing_mm: tuple[float, float, float]) -> SampledVolume:
+    """Bring a volume to about `spacing_mm` along its own axes, averaging where that is coarser.
 
     The outer faces of the grid stay where they are, so the spacing may differ a little from the one asked for.
     """
+    image, geometry = np.asarray(volume.voxels, np.float32), volume.geometry
     affine = geometry.affine.copy()
     affine[:3, 3] -= 0.5 * affine[:3, :3].sum(axis=1)
     counts: list[int] = []
@@ -156,7 +158,7 @@ def main() -> None:
     """Print the table."""
     chosen = _parse_arguments()
     package = ModelPackage(chosen.package, read_manifest(chosen.package / "manifest.toml"))
-    engine = Engine("cpu")
+    engine = Engine(resample, "cpu")
     names = [target.name.lower().replace("_", " ") for target in Target if target]
     lines = ["| Dice | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     phantoms = [measure(build_phantom_case(seed), package, engine) for seed in HELD_OUT_SEEDS]

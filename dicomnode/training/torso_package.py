@@ -16,7 +16,7 @@ from safetensors.torch import save
 from dicomnode.models.store import SHIPPED_PACKAGES
 from dicomnode.training.torso import read_checkpoint
 
-_DIGEST_LINE = re.compile(r'^weights_sha256 = ".*"$', re.MULTILINE)
+_DIGEST_LINE = re.compile(r'^"weights.safetensors" = ".*"$', re.MULTILINE)
 
 
 def write_weights(checkpoint: Path, package: Path) -> str:
@@ -25,9 +25,9 @@ def write_weights(checkpoint: Path, package: Path) -> str:
     weights = save({name: value.to(torch.float16).contiguous() for name, value in average.items()})
     digest = hashlib.sha256(weights).hexdigest()
     manifest = package / "manifest.toml"
-    text, replaced = _DIGEST_LINE.subn(f'weights_sha256 = "{digest}"', manifest.read_text(encoding="utf-8"))
+    text, replaced = _DIGEST_LINE.subn(f'"weights.safetensors" = "{digest}"', manifest.read_text(encoding="utf-8"))
     if replaced != 1:
-        raise ValueError(f"{manifest}: expected one line weights_sha256 = ..., found {replaced}")
+        raise ValueError(f"{manifest}: expected one digest of weights.safetensors, found {replaced}")
     (package / "weights.safetensors").write_bytes(weights)
     manifest.write_text(text, encoding="utf-8")
     return digest

@@ -8,15 +8,16 @@ import torch
 
 from dicomnode.errors import Unavailable
 from dicomnode.imaging import Geometry, SampledVolume
-from dicomnode.inference import Engine, Precision
+from dicomnode.inference import Inference, Precision
 from dicomnode.models import ModelPackage
-from tests.toy_models import toy_manifest, upright_geometry, write_package
+from tests.toy_models import Document, toy_engine, toy_manifest, upright_geometry, volume_on, write_package
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and this host has none")
 
 
 def case(folder: Path, window: object) -> tuple[ModelPackage, SampledVolume, Geometry]:
-    manifest = {**toy_manifest(), "inference": {"window": window}}
+    manifest: Document = {**toy_manifest(), "verified": {"fp16": 0.9995}}
+    manifest["stages"][0]["windows"]["patch"] = window
     grid = upright_geometry((40, 50, 60), (3.0, 2.0, 1.5))
     voxels = np.random.default_rng(0).normal(0, 400, grid.shape).astype(np.int16)
     return (
@@ -26,31 +27,36 @@ def case(folder: Path, window: object) -> tuple[ModelPackage, SampledVolume, Geo
     )
 
 
+def run(case: tuple[ModelPackage, SampledVolume, Geometry], **options: object) -> Inference:
+    package, sampled, source = case
+    return toy_engine(sampled, **options).segment(package, volume_on(source))
+
+
 @pytest.mark.parametrize("window", ["whole", [24, 24, 24]])
 @pytest.mark.parametrize("precision", [Precision.FP32, None])
 def test_labels_are_those_of_the_cpu(tmp_path: Path, window: object, precision: Precision | None) -> None:
-    package, sampled, source = case(tmp_path, window)
-    expected = Engine("cpu", precision=Precision.FP32).segment(package, sampled, source).labels
-    found = Engine("auto", precision=precision).segment(package, sampled, source)
-    assert found.device.startswith("cuda")
+    given = case(tmp_path, window)
+    expected = run(given).labels
+    found = run(given, device="auto", precision=precision)
+    assert found.stages[0].device.startswith("cuda")
     assert (found.labels != expected).mean() < (0.01 if precision is None else 0.0005)
 
 
 def test_the_same_input_gives_the_same_labels(tmp_path: Path) -> None:
     package, sampled, source = case(tmp_path, [24, 24, 24])
-    engine = Engine("cuda")
-    first, second = (engine.segment(package, sampled, source).labels for _ in range(2))
+    engine = toy_engine(sampled, device="cuda")
+    first, second = (engine.segment(package, volume_on(source)).labels for _ in range(2))
     np.testing.assert_array_equal(first, second)
 
 
 def test_gpu_memory_that_others_hold_is_worth_another_try(tmp_path: Path) -> None:
     package, sampled, source = case(tmp_path, [24, 24, 24])
-    engine = Engine("cuda")
+    engine = toy_engine(sampled, device="cuda")
     torch.cuda.set_per_process_memory_fraction(1e-6)
     try:
         torch.cuda.empty_cache()
         with pytest.raises(Unavailable, match="GPU memory"):
-            engine.segment(package, sampled, source)
+            engine.segment(package, volume_on(source))
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    assert engine.segment(package, sampled, source).labels.any()
+    assert engine.segment(package, volume_on(source)).labels.any()

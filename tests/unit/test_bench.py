@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dicomnode.demo.bench import Row, describe_machine, rows_of
-from dicomnode.demo.bench_place import MIB, MODEL, Detail, Place, Size, Stopwatch, peak_mib
+from dicomnode.demo.bench_place import ENCODINGS, MIB, MODEL, Detail, Place, Size, Stopwatch, peak_mib
 from dicomnode.demo.bench_sender import read_loaded, renamed, send_loaded
 from dicomnode.demo.bench_steps import STEPS
 from dicomnode.demo.series import write_series
@@ -31,7 +31,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 
 @pytest.fixture(scope="module")
 def details(place: Place) -> dict[str, Detail]:
-    names = ("find", "gate", "assemble", "simpleitk", "resample", "infer", "encode", "highdicom", "check", "whole")
+    read = ("assemble", "simpleitk", "assemble-jls", "simpleitk-jls", "assemble-j2k", "simpleitk-j2k")
+    names = ("find", "gate", *read, "resample", "infer", "encode", "highdicom", "check", "whole")
     return {name: STEPS[name](place, Stopwatch()) for name in names}
 
 
@@ -41,13 +42,25 @@ def test_the_node_and_simpleitk_read_the_same_grid(details: dict[str, Detail]):
     assert details["find"]["instances"] == 12
 
 
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_the_compressed_copies_are_smaller_and_the_same_voxels(encoding: str, place: Place, details: dict[str, Detail]):
+    original, smaller = (_bytes_in(folder) for folder in (place.series_folder, place.compressed_folder(encoding)))
+    assert smaller < original
+    assert details[f"assemble-{encoding}"]["identical"]
+    assert details[f"simpleitk-{encoding}"]["shape"] == (12, 64, 64)
+
+
+def _bytes_in(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
 def test_the_node_and_highdicom_write_the_same_frames(details: dict[str, Detail]):
     assert details["encode"]["segments"] == details["highdicom"]["segments"] == 4
     assert details["encode"]["file_mb"] == pytest.approx(details["highdicom"]["file_mb"], abs=0.1)
 
 
 def test_the_network_sees_as_many_windows_in_the_whole_path_as_alone(details: dict[str, Detail]):
-    assert details["whole"]["inference"]["windows"] == details["infer"]["windows"] > 1
+    assert details["whole"]["inference"]["stages"][0]["windows"] == details["infer"]["windows"] > 1
     assert set(details["infer"]["phases"]) >= {"windows", "back"}
     assert 0 < details["whole"]["neighbours_differ"] < 1
 
@@ -57,7 +70,7 @@ def test_the_random_weights_are_the_same_every_time(place: Place, tmp_path: Path
 
     again = Place(tmp_path, SMALL)
     write_model(again)
-    digests = [ModelStore([p.models]).package(MODEL).manifest.weights_sha256 for p in (place, again)]
+    digests = [ModelStore([p.models]).package(MODEL).manifest.digest for p in (place, again)]
     assert digests[0] == digests[1]
 
 
@@ -119,7 +132,8 @@ def test_a_renamed_uid_has_the_same_length_and_number_0_is_itself():
 def made_up_results(**changes: Detail) -> dict[str, Detail]:
     """Results of a machine that keeps every budget."""
     step = {"wall_s": 1.0, "cpu_s": 1.0, "peak_mib": 100.0, "cpu_before_s": 2.0}
-    seg = {"segments": 4, "file_mb": 40.0, "neighbours_differ": 0.1}
+    seg = {"segments": 4, "file_mb": 40.0, "neighbours_differ": 0.1, "identical": True}
+    compressed = ("assemble-jls", "simpleitk-jls", "assemble-j2k", "simpleitk-j2k")
     names = ("find", "gate", "assemble", "simpleitk", "resample", "encode", "highdicom", "check", "whole", "shipped")
     infer = {"phases": {"windows": 1.0, "back": 1.0}, "windows": 48, "device": "cpu", "threads": 1, "precision": "bf16"}
     turn = {"seconds": 8.0, "steps_s": {"infer": 5.0, "encode": 1.0}, "network_s": 4.0, "rest_s": 4.0}
@@ -137,8 +151,9 @@ def made_up_results(**changes: Detail) -> dict[str, Detail]:
         "listener": listener,
         "waiting": waiting,
     }
-    results: dict[str, Any] = dict.fromkeys(names, step | seg) | {"infer": step | infer} | network
-    results |= {"turnaround-shipped": results["turnaround"], "disk": {"mb_per_s": [900.0]}}
+    results: dict[str, Any] = dict.fromkeys((*names, *compressed), step | seg) | {"infer": step | infer} | network
+    results |= dict.fromkeys(("turnaround-shipped", "turnaround-j2k"), results["turnaround"])
+    results |= {"disk": {"mb_per_s": [900.0]}}
     return {name: {**found, **changes.get(name, {})} for name, found in results.items()}
 
 
@@ -148,7 +163,7 @@ def verdicts(rows: list[Row]) -> dict[str, str]:
 
 def test_kept_budgets_are_marked():
     marks = verdicts(rows_of(made_up_results(), quick=False))
-    assert len(marks) == 6
+    assert len(marks) == 7
     assert set(marks.values()) == {"yes"}
 
 
@@ -164,6 +179,7 @@ LATE = {"seconds": 9.5, "steps_s": {"infer": 5.0}, "network_s": 4.0, "rest_s": 5
         ("listener", {"longer_peak_mib_listener": 117.0}, "1200 instances"),
         ("turnaround", {"warm": LATE}, "last slice to archive, UNet 16..256"),
         ("turnaround-shipped", {"warm": LATE}, "last slice to archive, torso model"),
+        ("turnaround-j2k", {"warm": LATE}, "last slice to archive, torso, JPEG 2000"),
         ("waiting", {"growth_mib": 16.1}, "worker while 9980 series wait"),
     ],
 )

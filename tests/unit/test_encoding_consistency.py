@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,23 @@ def flip_one_voxel(pixels: Any) -> Any:
     return changed
 
 
+def exceed_in_a_frame(seg: FileDataset) -> None:
+    seg.PerFrameFunctionalGroupsSequence[5].PlanePositionSequence[0].add_new(0x00091001, "LO", "more")
+
+
+def refer_to_one_instance_twice(seg: FileDataset) -> None:
+    items = seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence
+    items.append(items[0])
+
+
+def say_more_of_a_reference(seg: FileDataset) -> None:
+    seg.SourceImageSequence[2].ReferencedFrameNumber = 1
+
+
+def leave_a_length_open(seg: FileDataset) -> None:
+    seg["PerFrameFunctionalGroupsSequence"].is_undefined_length = True
+
+
 def drop_one_reference(seg: FileDataset) -> None:
     seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence.pop(2)
 
@@ -187,6 +205,19 @@ MUTATIONS: dict[str, tuple[Mutation, str]] = {
     "a frame of a foreign instance": (Set((*SOURCE, "ReferencedSOPInstanceUID"), "1.2.3"), "frame_reference"),
     "a frame off its source's pixels": (Set((*SOURCE, "SpatialLocationsPreserved"), "NO"), "frame_reference"),
     "a frame of another class": (Set((*SOURCE, "ReferencedSOPClassUID"), "1.2.3"), "frame_reference"),
+    "a frame made for another purpose": (
+        Set((*SOURCE, "PurposeOfReferenceCodeSequence", 0, "CodeValue"), "121321"),
+        "frame_reference",
+    ),
+    "a frame made in another way": (
+        Set((*FRAME, "DerivationImageSequence", 0, "DerivationCodeSequence", 0, "CodeValue"), "113091"),
+        "frame_reference",
+    ),
+    "an element more in a frame": (exceed_in_a_frame, "format"),
+    "a frame without a position": (Set((*FRAME, "PlanePositionSequence"), None), "format"),
+    "frames of undefined length": (leave_a_length_open, "format"),
+    "one source instance referred to twice": (refer_to_one_instance_twice, "referenced_instances"),
+    "a source image with more than its UIDs": (say_more_of_a_reference, "format"),
     "a frame number where there are no frames": (Set((*SOURCE, "ReferencedFrameNumber"), 1), "frame_reference"),
     "a frame 0.02 mm off": (shift_frame, "position"),
     "two frames at each other's place": (swap_two_positions, "frame_reference"),
@@ -296,6 +327,45 @@ def test_a_source_of_another_patient_among_the_slices_is_blocked(tmp_path: Path)
     ds.PatientID = "SOMEBODY ELSE"
     ds.save_as(stranger)
     assert reasons(seg.path, case) == {"patient"}
+
+
+def test_a_plane_that_the_writer_did_not_know_of_is_missed(tmp_path: Path) -> None:
+    """The check looks at the voxels: what they were counted as does not matter to it."""
+    labels = blobs()
+    case = build_case(tmp_path / "ct", labels=labels)
+    labels[-1, 3, 3] = 2  # behind the segmentation's back, on a slice that held nothing when it was counted
+    seg = encode_seg(case.segmentation, case.sources, case.request, tmp_path / "seg.dcm")
+    assert reasons(seg.path, case) == {"missing_plane"}
+
+
+def test_a_source_that_moved_after_the_result_was_written_is_blocked(tmp_path: Path) -> None:
+    case = build_case(tmp_path / "ct")
+    seg = encode_seg(case.segmentation, case.sources, case.request, tmp_path / "seg.dcm")
+    path = case.sources[case.segmentation.sources[4].sop_instance_uid]
+    ds = dcmread(path)
+    x, y, z = (float(v) for v in ds.ImagePositionPatient)
+    ds.ImagePositionPatient = [x, y, z + 0.02]
+    ds.save_as(path)
+    assert reasons(seg.path, case) == {"position"}
+
+
+def test_a_source_that_is_damaged_now_is_blocked(tmp_path: Path) -> None:
+    case = build_case(tmp_path / "ct")
+    seg = encode_seg(case.segmentation, case.sources, case.request, tmp_path / "seg.dcm")
+    path = case.sources[case.segmentation.sources[4].sop_instance_uid]
+    path.write_bytes(path.read_bytes().replace(b"ISO_IR 192", b"XSO_\0R 192"))
+    with pytest.raises(ResultMismatch, match="readable header"):
+        check_seg(seg.path, case.segmentation, case.sources, case.request)
+
+
+def test_a_patient_id_in_other_characters_but_of_the_same_letters_is_the_same(tmp_path: Path) -> None:
+    case = build_case(tmp_path / "ct")
+    for path, charset in zip(case.sources.values(), cycle(("ISO_IR 100", "ISO_IR 192")), strict=False):
+        ds = dcmread(path)
+        ds.SpecificCharacterSet, ds.PatientID = charset, "MÜLLER 1"
+        ds.save_as(path)
+    seg = encode_seg(case.segmentation, case.sources, case.request, tmp_path / "seg.dcm")
+    assert reasons(seg.path, case) == set()
 
 
 def test_another_transfer_syntax_is_blocked(case: Case, good: Path, tmp_path: Path) -> None:

@@ -10,32 +10,50 @@ import pytest
 import torch
 
 from dicomnode.errors import ModelError
-from dicomnode.imaging import Geometry, SampledVolume
-from dicomnode.inference import Engine, Precision, model_spacing
+from dicomnode.imaging import Geometry, SampledVolume, Volume
+from dicomnode.inference import Engine, Inference, Precision
+from dicomnode.inference.device import choose_precision
 from dicomnode.models import ModelPackage
 from tests.toy_models import (
     FRAME,
     Array,
+    Document,
     bright_where,
     resampled_geometry,
     sampled_depth,
     segment,
     sphere_depth_mm,
+    toy_engine,
     toy_manifest,
+    toy_network,
     upright_geometry,
+    volume_on,
     voxel_centres_mm,
     write_package,
     write_raw_package,
 )
 
+WEIGHTS = "weights.safetensors"
 CENTRE_MM, RADIUS_MM = (4.0, -6.0, 2.5), 13.0
 SHAPE = (16, 44, 40)
 SPACING_MM = (3.3, 1.1, 1.3)
 
 
+def sampled_sphere(volume: Volume, spacing_mm: tuple[float, float, float]) -> SampledVolume:
+    """The sphere on the grid that assembly would make of the volume's."""
+    grid = resampled_geometry(volume.geometry, spacing_mm)
+    return sampled_depth(grid, sphere_depth_mm(voxel_centres_mm(grid), CENTRE_MM, RADIUS_MM))
+
+
 @pytest.fixture(scope="module")
-def engine() -> Engine:
-    return Engine("cpu", threads=1, precision=Precision.FP32)
+def seer() -> Engine:
+    """An engine that sees a sphere wherever it looks."""
+    return Engine(sampled_sphere, "cpu", threads=1, precision=Precision.FP32)
+
+
+def run(package: ModelPackage, sampled: SampledVolume, source: Geometry, **options: object) -> Inference:
+    """What an engine says that is shown `sampled` of a volume on the source grid."""
+    return toy_engine(sampled, **options).segment(package, volume_on(source))
 
 
 def right_handed_grids() -> dict[str, Array]:
@@ -79,11 +97,9 @@ SOURCES: dict[str, Geometry] = {
 
 
 @pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES.keys())
-def test_a_sphere_is_found_where_it_lies_in_the_patient(tmp_path: Path, engine: Engine, source: Geometry) -> None:
+def test_a_sphere_is_found_where_it_lies_in_the_patient(tmp_path: Path, seer: Engine, source: Geometry) -> None:
     package = write_package(tmp_path, toy_manifest())
-    grid = resampled_geometry(source, model_spacing(package, source))
-    sampled = sampled_depth(grid, sphere_depth_mm(voxel_centres_mm(grid), CENTRE_MM, RADIUS_MM))
-    labels = engine.segment(package, sampled, source).labels
+    labels = seer.segment(package, volume_on(source)).labels
     depth_mm = sphere_depth_mm(voxel_centres_mm(source), CENTRE_MM, RADIUS_MM)
     sure = np.abs(depth_mm) > 0.15  # a quarter of the smallest half voxel that anything could be shifted by
     assert (labels[sure] == (depth_mm[sure] > 0)).all()
@@ -92,27 +108,24 @@ def test_a_sphere_is_found_where_it_lies_in_the_patient(tmp_path: Path, engine: 
 
 @pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES.keys())
 def test_the_network_sees_the_volume_in_the_orientation_and_spacing_of_its_manifest(
-    tmp_path: Path, engine: Engine, source: Geometry
+    tmp_path: Path, seer: Engine, source: Geometry
 ) -> None:
     # A network that looks one voxel ahead along each of its axes moves what it sees by minus one voxel of its grid.
     package = write_package(tmp_path, toy_manifest(), bright_where(look=(1, 1, 1)))
-    grid = resampled_geometry(source, model_spacing(package, source))
-    sampled = sampled_depth(grid, sphere_depth_mm(voxel_centres_mm(grid), CENTRE_MM, RADIUS_MM))
-    labels = engine.segment(package, sampled, source).labels
+    labels = seer.segment(package, volume_on(source)).labels
     bright_mm = voxel_centres_mm(source)[labels == 1].mean(axis=0)
-    moved = np.array(CENTRE_MM) - nearest_axes(grid) @ np.array(toy_manifest()["input"]["spacing_mm"])
+    grid = resampled_geometry(source, (1.0, 1.0, 1.0))
+    moved = np.array(CENTRE_MM) - nearest_axes(grid) @ np.array([3.0, 2.0, 1.5])
     np.testing.assert_allclose(bright_mm, moved, atol=0.12)
 
 
 @pytest.mark.parametrize("orientation", ["RAS", "LPI", "ASR", "PIL", "IRA"])
-def test_a_model_of_any_orientation_sees_its_own_axes(tmp_path: Path, engine: Engine, orientation: str) -> None:
+def test_a_model_of_any_orientation_sees_its_own_axes(tmp_path: Path, seer: Engine, orientation: str) -> None:
     manifest = toy_manifest()
-    manifest["input"]["orientation"] = orientation
+    manifest["stages"][0]["before"][0]["axes"] = orientation
     package = write_package(tmp_path, manifest, bright_where(look=(1, 1, 1)))
     source = upright_geometry(SHAPE, SPACING_MM)
-    grid = resampled_geometry(source, model_spacing(package, source))
-    sampled = sampled_depth(grid, sphere_depth_mm(voxel_centres_mm(grid), CENTRE_MM, RADIUS_MM))
-    bright_mm = voxel_centres_mm(source)[engine.segment(package, sampled, source).labels == 1].mean(axis=0)
+    bright_mm = voxel_centres_mm(source)[seer.segment(package, volume_on(source)).labels == 1].mean(axis=0)
     signed = dict(zip("LPSRAI", [*np.eye(3), *-np.eye(3)], strict=True))
     steps = sum(mm * signed[side] for mm, side in zip((3.0, 2.0, 1.5), orientation, strict=True))
     np.testing.assert_allclose(bright_mm, np.array(CENTRE_MM) - steps, atol=0.12)
@@ -130,105 +143,86 @@ def nearest_axes(grid: Geometry) -> Array:
     return np.asarray(best)
 
 
-def test_the_spacing_of_the_model_is_told_along_the_axes_of_the_source(tmp_path: Path) -> None:
-    package = write_package(tmp_path, toy_manifest())  # SPL at 3, 2, 1.5 mm
-    assert model_spacing(package, SOURCES["+z +y +x"]) == (3.0, 2.0, 1.5)
-    sagittal = upright_geometry(SHAPE, SPACING_MM, GRIDS["-x -z +y"])  # towards right, inferior, posterior
-    assert model_spacing(package, sagittal) == (1.5, 3.0, 2.0)
-
-
-def test_source_voxels_outside_the_sampled_grid_are_background(tmp_path: Path, engine: Engine) -> None:
-    package = write_package(tmp_path, toy_manifest())
-    source = upright_geometry((20, 60, 60), (1.0, 1.0, 1.0))
-    grid = upright_geometry((4, 20, 20), (3.0, 2.0, 1.5))  # 12 x 40 x 30 mm in the middle
-    labels = engine.segment(package, SampledVolume(np.full(grid.shape, 500, np.int16), grid), source).labels
-    expected = np.zeros(source.shape, np.uint8)
-    expected[4:16, 10:50, 15:45] = 1
-    np.testing.assert_array_equal(labels, expected)
-
-
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 9, 8), (9, 1, 8), (8, 9, 1)])
-def test_grids_of_a_single_voxel_along_an_axis_work(
-    tmp_path: Path, engine: Engine, shape: tuple[int, int, int]
-) -> None:
+def test_grids_of_a_single_voxel_along_an_axis_work(tmp_path: Path, shape: tuple[int, int, int]) -> None:
     package = write_package(tmp_path, toy_manifest())
     grid = upright_geometry(shape, (3.0, 2.0, 1.5))
     slice_mm, row_mm, column_mm = (n * mm for n, mm in zip(shape, grid.spacing_mm, strict=True))
     source = upright_geometry((3, 4, 5), (slice_mm / 3, row_mm / 4, column_mm / 5))  # the same box
     for hu, label in ((500, 1), (-500, 0)):
         sampled = SampledVolume(np.full(shape, hu, np.int16), grid)
-        assert (engine.segment(package, sampled, source).labels == label).all()
+        assert (run(package, sampled, source).labels == label).all()
 
 
-def test_integers_and_floats_give_the_same_labels(tmp_path: Path, engine: Engine) -> None:
+def test_integers_and_floats_give_the_same_labels(tmp_path: Path) -> None:
     package = write_package(tmp_path, toy_manifest())
     grid = upright_geometry((9, 20, 21), (3.0, 2.0, 1.5))
     voxels = np.random.default_rng(3).integers(-1200, 1200, grid.shape).astype(np.int16)
     source = upright_geometry((20, 30, 30), (1.2, 1.3, 1.0))
-    integers = engine.segment(package, SampledVolume(voxels, grid), source).labels
-    floats = engine.segment(package, SampledVolume(voxels.astype(np.float32), grid), source).labels
+    integers = run(package, SampledVolume(voxels, grid), source).labels
+    floats = run(package, SampledVolume(voxels.astype(np.float32), grid), source).labels
     np.testing.assert_array_equal(integers, floats)
 
 
 def test_the_same_input_gives_the_same_labels_in_any_engine(tmp_path: Path) -> None:
     package, sampled, source = noise_case(tmp_path)
-    first, second = Engine("cpu", threads=1), Engine("cpu", threads=1)
-    labels = [engine.segment(package, sampled, source).labels for engine in (first, first, second)]
+    first, second = toy_engine(sampled, precision=None), toy_engine(sampled, precision=None)
+    labels = [engine.segment(package, volume_on(source)).labels for engine in (first, first, second)]
     np.testing.assert_array_equal(labels[0], labels[1])
     np.testing.assert_array_equal(labels[0], labels[2])
 
 
 def test_half_precision_is_recorded_and_differs_only_where_the_classes_are_nearly_equal(tmp_path: Path) -> None:
     package, sampled, source = noise_case(tmp_path)
-    exact = Engine("cpu", threads=1, precision=Precision.FP32).segment(package, sampled, source)
-    near = Engine("cpu", threads=1, precision=Precision.BF16).segment(package, sampled, source)
-    assert (exact.precision, near.precision, near.device) == (Precision.FP32, Precision.BF16, "cpu")
+    exact, near = (run(package, sampled, source, precision=which) for which in (Precision.FP32, Precision.BF16))
+    assert (exact.stages[0].precision, near.stages[0].precision) == (Precision.FP32, Precision.BF16)
+    assert near.stages[0].device == "cpu"
     assert (exact.labels != near.labels).mean() < 0.01
 
 
+def test_half_precision_is_used_only_where_the_package_was_verified_in_it(tmp_path: Path) -> None:
+    package, sampled, source = noise_case(tmp_path)
+    assert run(package, sampled, source, precision=None).stages[0].precision is Precision.FP32
+    verified = write_package(tmp_path, {**toy_manifest("verified"), "verified": {"bf16": 0.9995, "fp16": 0.9995}})
+    fastest = choose_precision(torch.device("cpu"))
+    assert run(verified, sampled, source, precision=None).stages[0].precision is fastest
+
+
 @pytest.mark.parametrize("window", [[16, 16, 16], [8, 24, 16]])
+@pytest.mark.parametrize("blending", ["gaussian", "constant"])
 def test_windows_give_what_the_whole_gives_where_the_network_sees_no_neighbours(
-    tmp_path: Path, engine: Engine, window: list[int]
+    tmp_path: Path, window: list[int], blending: str
 ) -> None:
     package, sampled, source = noise_case(tmp_path)
-    whole = engine.segment(package, sampled, source)
-    manifest = {**toy_manifest("windowed"), "inference": {"window": window, "overlap": 0.25}}
-    windowed = engine.segment(write_package(tmp_path, manifest), sampled, source)
-    assert (whole.windows, windowed.window) == (1, tuple(window))
-    assert windowed.windows > 8
+    whole = run(package, sampled, source)
+    manifest = toy_manifest("windowed")
+    manifest["stages"][0]["windows"] = {"patch": window, "overlap": 0.25, "blending": blending}
+    windowed = run(write_package(tmp_path, manifest), sampled, source)
+    assert (whole.stages[0].windows, windowed.stages[0].window) == (1, tuple(window))
+    assert windowed.stages[0].windows > 8
     np.testing.assert_array_equal(windowed.labels, whole.labels)
 
 
-def test_a_volume_that_does_not_fit_goes_through_in_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package, sampled, source = noise_case(tmp_path, shape=(60, 70, 80))
-    engine = Engine("cpu", threads=1, precision=Precision.FP32)
-    whole = engine.segment(package, sampled, source)
-    monkeypatch.setattr("dicomnode.inference.engine._MOST_CPU_BYTES", 4_000_000)
-    parts = engine.segment(package, sampled, source)
-    assert (whole.windows, parts.windows > 1) == (1, True)
-    np.testing.assert_array_equal(parts.labels, whole.labels)
-
-
-def test_a_class_that_no_segment_names_is_background(tmp_path: Path, engine: Engine) -> None:
+def test_a_class_that_no_segment_names_is_background(tmp_path: Path) -> None:
     manifest, state = three_classes()
     manifest["segments"] = [segment(1, "Second", [2])]
     grid = upright_geometry((8, 8, 8), (3.0, 2.0, 1.5))
     voxels = np.zeros(grid.shape, np.int16)
     voxels[:4], voxels[4:] = 500, -500  # class 1 above 0 HU, class 2 below
-    labels = engine.segment(write_package(tmp_path, manifest, state), SampledVolume(voxels, grid), grid).labels
+    labels = run(write_package(tmp_path, manifest, state), SampledVolume(voxels, grid), grid).labels
     assert (labels[:4] == 0).all()
     assert (labels[4:] == 2).all()
 
 
-def test_stray_islands_of_a_structure_go_to_the_runner_up(tmp_path: Path, engine: Engine) -> None:
+def test_stray_islands_of_a_structure_go_to_the_runner_up(tmp_path: Path) -> None:
     manifest, state = three_classes()
     manifest["segments"] = [segment(1, "First", [1]), segment(2, "Second", [2])]
-    manifest["postprocessing"] = {"largest_components": {"1": 1}}
+    manifest["stages"][0]["after"].insert(1, {"step": "largest-components", "keep": {"1": 1}, "rest": "runner-up"})
     grid = upright_geometry((8, 16, 16), (3.0, 2.0, 1.5))
     voxels = np.full(grid.shape, -500, np.int16)
     voxels[1:4, 2:8, 2:8] = 500
     voxels[6, 12, 12] = 500
-    labels = engine.segment(write_package(tmp_path, manifest, state), SampledVolume(voxels, grid), grid).labels
+    labels = run(write_package(tmp_path, manifest, state), SampledVolume(voxels, grid), grid).labels
     expected = np.full(grid.shape, 2)
     expected[1:4, 2:8, 2:8] = 1
     np.testing.assert_array_equal(labels, expected)
@@ -275,71 +269,62 @@ def with_weights_that_overflow(state: dict[str, torch.Tensor]) -> None:
     ],
 )
 def test_weights_that_cannot_be_right_are_refused_and_the_next_model_runs(
-    tmp_path: Path, engine: Engine, change: Callable[[dict[str, torch.Tensor]], None], sentence: str
+    tmp_path: Path, change: Callable[[dict[str, torch.Tensor]], None], sentence: str
 ) -> None:
     good, sampled, source = noise_case(tmp_path)
     state = bright_where()
     change(state)
     with pytest.raises(ModelError, match=sentence):
-        engine.segment(write_package(tmp_path, toy_manifest("wrong"), state), sampled, source)
-    assert engine.segment(good, sampled, source).labels.any()
+        run(write_package(tmp_path, toy_manifest("wrong"), state), sampled, source)
+    assert run(good, sampled, source).labels.any()
 
 
-def test_a_truncated_weights_file_is_refused_even_with_a_fitting_digest(tmp_path: Path, engine: Engine) -> None:
+def test_a_truncated_weights_file_is_refused_even_with_a_fitting_digest(tmp_path: Path) -> None:
     good, sampled, source = noise_case(tmp_path)
-    weights = truncated(good.read_weights())
-    manifest = {**toy_manifest("cut"), "weights_sha256": hashlib.sha256(weights).hexdigest()}
+    weights = truncated(good.read_file(WEIGHTS))
+    manifest = {**toy_manifest("cut"), "digests": {WEIGHTS: hashlib.sha256(weights).hexdigest()}}
     with pytest.raises(ModelError, match="expected a complete safetensors file"):
-        engine.segment(write_raw_package(tmp_path, manifest, weights), sampled, source)
+        run(write_raw_package(tmp_path, manifest, weights), sampled, source)
 
 
-def test_weights_altered_on_disk_stop_an_engine_that_has_not_loaded_them(tmp_path: Path, engine: Engine) -> None:
+def test_weights_altered_on_disk_stop_an_engine_that_has_not_loaded_them(tmp_path: Path) -> None:
     package, sampled, source = noise_case(tmp_path)
-    package.weights_path.write_bytes(package.weights_path.read_bytes() + b" ")
-    with pytest.raises(ModelError, match="the weights were altered"):
-        engine.segment(package, sampled, source)
+    path = package.folder / WEIGHTS
+    path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(ModelError, match="the file was altered"):
+        run(package, sampled, source)
 
 
 @pytest.mark.parametrize("name", ["Unet", "os.system", "torch.nn.Conv3d", "NETWORKS"])
-def test_a_network_that_is_not_in_the_table_is_refused(tmp_path: Path, engine: Engine, name: str) -> None:
+def test_a_network_that_is_not_in_the_table_is_refused(tmp_path: Path, name: str) -> None:
     _, sampled, source = noise_case(tmp_path)
     manifest = toy_manifest("unknown")
-    manifest["network"]["name"] = name
-    with pytest.raises(ModelError, match=f"key 'network.name': expected one of .*UNet.*; found '{name}'"):
-        engine.segment(write_package(tmp_path, manifest), sampled, source)
+    manifest["networks"]["toy"]["name"] = name
+    with pytest.raises(ModelError, match=f"key 'networks.toy.name': expected one of .*UNet.*; found '{name}'"):
+        run(write_package(tmp_path, manifest), sampled, source)
 
 
 @pytest.mark.parametrize(
     "argument", [{"strides": []}, {"channels": "many"}, {"shape": 3}, {"channels": []}, {"norm": "x"}]
 )
-def test_arguments_that_the_network_does_not_take_are_refused(
-    tmp_path: Path, engine: Engine, argument: dict[str, object]
-) -> None:
+def test_arguments_that_the_network_does_not_take_are_refused(tmp_path: Path, argument: dict[str, object]) -> None:
     _, sampled, source = noise_case(tmp_path)
     manifest = toy_manifest("arguments")
-    manifest["network"]["arguments"].update(argument)
+    manifest["networks"]["toy"]["arguments"].update(argument)
     with pytest.raises(
-        ModelError, match=r"manifest.toml: key 'network.arguments': expected arguments that UNet takes|tensors of"
+        ModelError, match=r"manifest.toml: key 'networks.toy.arguments': expected arguments that UNet takes|tensors of"
     ):
-        engine.segment(write_package(tmp_path, manifest), sampled, source)
+        run(write_package(tmp_path, manifest), sampled, source)
 
 
-def test_volumes_that_do_not_belong_together_are_a_defect_of_the_caller(tmp_path: Path, engine: Engine) -> None:
-    package, sampled, source = noise_case(tmp_path)
-    with pytest.raises(ValueError, match="one frame of reference"):
-        engine.segment(package, sampled, Geometry(source.affine, source.shape, "1.2.3"))
-    wrong = SampledVolume(sampled.voxels, upright_geometry(sampled.geometry.shape, (2.0, 3.0, 1.5)))
-    with pytest.raises(ValueError, match=r"expected voxels sampled at \(3.0, 2.0, 1.5\) mm"):
-        engine.segment(package, wrong, source)
-
-
-def test_more_models_than_stay_warm_each_give_their_own_answer(tmp_path: Path, engine: Engine) -> None:
+def test_more_models_than_stay_warm_each_give_their_own_answer(tmp_path: Path) -> None:
     _, sampled, source = noise_case(tmp_path)
     packages = [
         write_package(tmp_path, toy_manifest(f"toy{n}"), bright_where(look=(n % 2, n // 2, 0))) for n in range(4)
     ]
-    first = [engine.segment(package, sampled, source).labels for package in packages]
-    again = [engine.segment(package, sampled, source).labels for package in packages]
+    engine = toy_engine(sampled, warm_bytes=3000)
+    first = [engine.segment(package, volume_on(source)).labels for package in packages]
+    again = [engine.segment(package, volume_on(source)).labels for package in packages]
     for index, (one, other) in enumerate(zip(first, again, strict=True)):
         np.testing.assert_array_equal(one, other)
         assert index == 0 or (one != first[0]).any()
@@ -355,12 +340,10 @@ def noise_case(
     return write_package(folder, toy_manifest()), SampledVolume(voxels, grid), fine
 
 
-def three_classes() -> tuple[dict[str, object], dict[str, torch.Tensor]]:
+def three_classes() -> tuple[Document, dict[str, torch.Tensor]]:
     """A network of three classes: 0 never wins, 1 above 0 HU, 2 below."""
-    manifest = toy_manifest("three")
-    manifest["network"]["arguments"]["out_channels"] = 3
     state = bright_where()
     state["model.2.conv.weight"] = torch.zeros(4, 3, 3, 3, 3)
     state["model.2.conv.weight"][0, :, 1, 1, 1] = torch.tensor([0.0, 4.0, -4.0])
     state["model.2.conv.bias"] = torch.tensor([-9.0, 0.0, 0.0])
-    return manifest, state
+    return {**toy_manifest("three"), "networks": {"toy": toy_network(3)}}, state

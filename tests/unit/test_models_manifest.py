@@ -7,64 +7,100 @@ import pytest
 from dicomnode.errors import ModelError
 from dicomnode.imaging import CodedConcept
 from dicomnode.models import parse_manifest
-from tests.toy_models import Document, segment, to_toml, toy_manifest
+from tests.toy_models import Document, segment, to_toml, toy_manifest, toy_network, toy_stage
 
 Change = Callable[[Document], object]
 
 
 def test_a_complete_manifest_is_read() -> None:
     document = toy_manifest()
-    document["postprocessing"] = {"largest_components": {"1": 2}}
     document["segments"][0]["modifier"] = ["7771000", "SCT", "Left"]
     manifest = parse_manifest(to_toml(document), "manifest.toml")
-    assert manifest.input.spacing_mm == (3.0, 2.0, 1.5)
-    assert manifest.postprocessing.largest_components == {1: 2}
+    (stage,) = manifest.stages
+    assert [step.step for step in stage.before] == ["orient", "resample", "pad", "channels"]
+    assert [step.step for step in stage.after] == ["activate", "back", "decide"]
+    assert (stage.name, stage.windows.patch, stage.writes) == ("main", "whole", "all")
     assert manifest.segments[0].segment.modifier == CodedConcept("7771000", "SCT", "Left")
-    assert manifest.inference.window == "whole"
 
 
+def test_a_model_of_one_file_is_named_by_its_digest() -> None:
+    document = {**toy_manifest(), "digests": {"weights.safetensors": "ab" * 32}}
+    assert parse_manifest(to_toml(document), "manifest.toml").digest == "ab" * 32
+
+
+def before(number: int, **keys: object) -> Change:
+    """Change a step before the network."""
+    return lambda d: d["stages"][0]["before"][number].update(keys)
+
+
+def without(table: str, key: str) -> Change:
+    """Leave a key out."""
+    return lambda d: d[table].pop(key)
+
+
+def two_stages(second: Document) -> Change:
+    """A second stage, with the changes named."""
+    return lambda d: d["stages"].append({**toy_stage(), "name": "fine", **second})
+
+
+SECOND = {"two": {**toy_network(3), "file": "two.safetensors"}}
 WRONG: dict[str, tuple[Change, str]] = {
-    "unknown key": (lambda d: d.update(licens="x"), "unknown key 'licens'; expected one of format, name"),
-    "unknown key of a table": (lambda d: d["input"].update(spacing=1), "unknown key 'input.spacing'.*spacing_mm"),
-    "unknown key of a channel": (
-        lambda d: d["input"]["channels"][0].update(mean=1),
-        "unknown key 'input.channels.0.mean'; expected one of clip, to",
-    ),
+    "unknown key": (lambda d: d.update(licens="x"), "unknown key 'licens'; docs/models.md"),
+    "unknown key of a table": (lambda d: d["input"].update(spacing=1), "unknown key 'input.spacing'"),
+    "unknown key of a step": (before(1, spacing=1), "unknown key 'stages.0.before.1.resample.spacing'"),
     "missing key": (lambda d: d.pop("licence"), "key 'licence' is missing"),
-    "format of the future": (lambda d: d.update(format=2), "key 'format'.*1.*found 2"),
+    "missing key of a table": (without("input", "modalities"), "key 'input.modalities' is missing"),
+    "format of the past": (lambda d: d.update(format=1), "key 'format'.*2.*found 1"),
     "wrong type": (lambda d: d.update(diagnostic="perhaps"), "key 'diagnostic'.*found 'perhaps'"),
-    "digest that is none": (lambda d: d.update(weights_sha256="abc"), "key 'weights_sha256'.*found 'abc'"),
-    "orientation": (lambda d: d["input"].update(orientation="SPP"), "key 'input'.*orientation.*found 'SPP'"),
-    "spacing of zero": (
-        lambda d: d["input"].update(spacing_mm=[0, 1, 1]),
-        "input.spacing_mm.0.*greater than 0.*found 0",
+    "digest that is none": (lambda d: d.update(digests={"weights.safetensors": "abc"}), "digests.*found 'abc'"),
+    "file that is a path": (lambda d: d.update(digests={"../weights": "ab" * 32}), "digests.*pattern"),
+    "digest of another file": (
+        lambda d: d.update(digests={"w": "ab" * 32}),
+        r"files \['weights.safetensors'\].*\['w'\]",
     ),
-    "clip upside down": (
-        lambda d: d["input"]["channels"][0].update(clip=[9, 1]),
-        r"input.channels.0.*found \(9.0, 1.0\)",
+    "orientation": (before(0, axes="SPP"), "stages.0.before.0.orient.axes.*found 'SPP'"),
+    "a step that is none": (before(0, step="rotate"), "stages.0.before.0.*'orient'"),
+    "spacing of zero": (before(1, spacing_mm=[0, 1, 1]), "spacing_mm.0.*greater than 0.*found 0"),
+    "clip upside down": (before(3, views=[{"clip": [9, 1], "to": [0, 1]}]), r"clip.*found \[9.0, 1.0\]"),
+    "no views": (before(3, views=[]), "views.*at least 1"),
+    "a patch of another dimension": (
+        lambda d: d["stages"][0].update(windows={"patch": [24, 24]}),
+        r"patch of 3 sizes in stage 'main', found \[24, 24\]",
     ),
-    "no channels": (lambda d: d["input"].update(channels=[]), "input.channels.*at least 1"),
-    "channels other than the network's": (
-        lambda d: d["network"]["arguments"].update(in_channels=2),
-        "in_channels = 2, found 1",
+    "patch off the multiple": (
+        lambda d: d["stages"][0].update(windows={"patch": [24, 24, 20], "multiple": 8}),
+        r"multiples of 8.*\[24, 24, 20\]",
     ),
-    "a flat network": (lambda d: d["network"]["arguments"].update(spatial_dims=2), "spatial_dims = 3, found 2"),
-    "no out_channels": (lambda d: d["network"]["arguments"].pop("out_channels"), "out_channels.*found None"),
-    "window off the multiple": (lambda d: d["inference"].update(window=[24, 24, 20]), r"multiples.*8.*\(24, 24, 20\)"),
-    "overlap of one": (lambda d: d["inference"].update(overlap=1), "inference.overlap.*less than 1"),
-    "activation": (lambda d: d["inference"].update(activation="argmax"), "inference.activation.*softmax"),
-    "label the network lacks": (
-        lambda d: d["segments"][0].update(labels=[1, 2]),
-        r"labels 1..1.*2 out_channels, found \[2\]",
+    "overlap of one": (lambda d: d["stages"][0].update(windows={"overlap": 1}), "windows.overlap.*less than 1"),
+    "an axis mirrored twice": (
+        lambda d: d["stages"][0].update(windows={"mirror_axes": [1, 1]}),
+        r"mirror_axes once, found \[1, 1\]",
     ),
-    "component of a label it lacks": (
-        lambda d: d.update(postprocessing={"largest_components": {"7": 1}}),
-        r"labels 1..1.*found \[7\]",
+    "no decision": (lambda d: d["stages"][0]["after"].pop(), "one step 'decide' in after, found 0"),
+    "two ways back": (lambda d: d["stages"][0]["after"].append({"step": "back"}), "one step 'back' in after, found 2"),
+    "a network that is not there": (lambda d: d["stages"][0].update(networks=["x"]), r"\['toy'\], found \['x'\]"),
+    "two stages of one name": (two_stages({"name": "main"}), "found 'main' twice"),
+    "a stage that looks ahead": (
+        two_stages({"before": [{"step": "crop-to-stage", "stage": "later", "labels": [1]}]}),
+        r"'fine' to look at earlier stages, found \['later'\]",
     ),
-    "background as a segment": (lambda d: d["segments"][0].update(labels=[0]), "segments.0.labels.0.*found 0"),
-    "numbers with a gap": (lambda d: d["segments"].append(segment(3, "B", [1])), r"numbered 1..n.*found \[1, 3\]"),
-    "one name twice": (lambda d: d["segments"].append(segment(2, "Bright", [1])), "distinct names"),
-    "a name of 65 characters": (lambda d: d["segments"][0].update(name="x" * 65), "segments.0.name.*64"),
+    "networks that are not alike": (
+        lambda d: (
+            d["networks"].update(SECOND),
+            d["digests"].update({"two.safetensors": "0" * 64}),
+            d["stages"][0].update(networks=["toy", "two"]),
+        ),
+        "networks of stage 'main' to be alike",
+    ),
+    "half precision that is not near enough": (lambda d: d.update(verified={"bf16": 0.99}), "verified.bf16.*0.999"),
+    "segments out of order": (lambda d: d["segments"][0].update(number=2), r"numbered 1..n in order, found \[2\]"),
+    "two segments of one name": (
+        lambda d: d["segments"].append(segment(2, "Bright", [1])),
+        r"distinct names.*'Bright', 'Bright'",
+    ),
+    "a label twice": (lambda d: d["segments"][0].update(labels=[1, 1]), r"each label once.*\(1, 1\)"),
+    "the background as a structure": (lambda d: d["segments"][0].update(labels=[0]), "labels.0.*greater.*found 0"),
+    "a name too long for DICOM": (lambda d: d["segments"][0].update(name="x" * 65), "segments.0.name.*64"),
     "a name with a backslash": (lambda d: d["segments"][0].update(name="a\\b"), "segments.0.name"),
     "half a code": (lambda d: d["segments"][0].update(type=["10200004", "SCT"]), "segments.0.type.2"),
     "a colour beyond a byte": (lambda d: d["segments"][0].update(colour_rgb=[1, 2, 256]), "colour_rgb.2.*found 256"),

@@ -6,7 +6,16 @@ import pytest
 
 from dicomnode.errors import ModelError
 from dicomnode.models import ModelStore
-from tests.toy_models import toy_manifest, write_package, write_raw_package
+from tests.toy_models import (
+    bright_where,
+    toy_manifest,
+    toy_network,
+    toy_stage,
+    write_package,
+    write_raw_package,
+)
+
+WEIGHTS = "weights.safetensors"
 
 
 def test_packages_of_all_folders_are_found_by_name(tmp_path: Path) -> None:
@@ -20,30 +29,48 @@ def test_packages_of_all_folders_are_found_by_name(tmp_path: Path) -> None:
 def test_identity_and_segments_are_those_of_the_manifest(tmp_path: Path) -> None:
     package = write_package(tmp_path, toy_manifest())
     assert (package.identity.name, package.identity.version, package.identity.diagnostic) == ("toy", "1.0.0", False)
-    assert package.identity.weights_sha256 == package.manifest.weights_sha256
+    assert package.identity.weights_sha256 == package.manifest.digests["weights.safetensors"]
     assert [(s.number, s.name, s.labels) for s in package.segments] == [(1, "Bright", (1,))]
 
 
-def test_weights_with_their_digest_are_handed_out(tmp_path: Path) -> None:
+def test_a_file_with_its_digest_is_handed_out(tmp_path: Path) -> None:
     package = write_package(tmp_path, toy_manifest())
-    assert package.read_weights() == (tmp_path / "toy" / "weights.safetensors").read_bytes()
+    assert package.read_file(WEIGHTS) == (tmp_path / "toy" / WEIGHTS).read_bytes()
 
 
 def test_one_altered_bit_of_the_weights_is_found_and_the_other_model_still_works(tmp_path: Path) -> None:
     altered, other = write_package(tmp_path, toy_manifest()), write_package(tmp_path, toy_manifest("other"))
-    weights = bytearray(altered.weights_path.read_bytes())
+    path = altered.folder / WEIGHTS
+    weights = bytearray(path.read_bytes())
     weights[-1] ^= 1
-    altered.weights_path.write_bytes(weights)
-    with pytest.raises(ModelError, match=f"expected SHA-256 {altered.manifest.weights_sha256}, found [0-9a-f]{{64}}"):
-        altered.read_weights()
-    assert other.read_weights()
+    path.write_bytes(weights)
+    with pytest.raises(ModelError, match=f"expected SHA-256 {altered.manifest.digest}, found [0-9a-f]{{64}}"):
+        altered.check_files()
+    other.check_files()
+    assert other.read_file(WEIGHTS)
 
 
 def test_missing_weights_are_named(tmp_path: Path) -> None:
     package = write_package(tmp_path, toy_manifest())
-    package.weights_path.unlink()
+    (package.folder / WEIGHTS).unlink()
     with pytest.raises(ModelError, match=r"weights.safetensors: cannot be read.*install model 'toy' again"):
-        package.read_weights()
+        package.check_files()
+
+
+def test_a_model_of_two_files_is_named_by_both(tmp_path: Path) -> None:
+    manifest = toy_manifest()
+    manifest["networks"] = {
+        "one": {**toy_network(), "file": "one.safetensors"},
+        "two": {**toy_network(), "file": "two"},
+    }
+    manifest["stages"] = [{**toy_stage(), "networks": ["one", "two"]}]
+    first = write_package(tmp_path, manifest, bright_where(), bright_where(2.0))
+    second = write_package(tmp_path, {**manifest, "name": "other"}, bright_where(), bright_where(3.0))
+    assert first.identity.weights_sha256 not in first.manifest.digests.values()
+    assert first.identity.weights_sha256 != second.identity.weights_sha256
+    (first.folder / "two").write_bytes(b"")
+    with pytest.raises(ModelError, match="toy/two: expected SHA-256"):
+        first.check_files()
 
 
 def test_a_broken_manifest_is_listed_refused_and_leaves_the_other_model_usable(tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ import torch
 from safetensors.torch import load
 
 from dicomnode.inference.engine import Engine
+from dicomnode.models.before import Channels, Orient, Pad, Resample
 from dicomnode.models.store import ModelPackage, ModelStore
 from dicomnode.training.phantoms import Target
 from dicomnode.training.torso import Learner, write_checkpoint
-from dicomnode.training.torso_evaluation import build_phantom_case, measure
+from dicomnode.training.torso_evaluation import build_phantom_case, measure, resample
 from dicomnode.training.torso_network import NETWORK_ARGUMENTS, build_network, build_training_network
 from dicomnode.training.torso_package import write_weights
 from dicomnode.training.torso_samples import CHANNEL_CLIPS_HU, CHANNEL_RANGE, PAD_HU, PADDING_MULTIPLE, SPACING_MM
@@ -23,16 +24,15 @@ def package() -> ModelPackage:
 
 
 def test_the_manifest_describes_the_network_and_the_input_that_were_trained(package: ModelPackage) -> None:
-    declared = package.manifest.input
-    assert dict(package.manifest.network.arguments) == NETWORK_ARGUMENTS
-    assert declared.orientation == "SPL"
-    assert (declared.spacing_mm, declared.padding_multiple, declared.pad_value) == (
-        SPACING_MM,
-        PADDING_MULTIPLE,
-        PAD_HU,
-    )
-    assert tuple(channel.clip for channel in declared.channels) == CHANNEL_CLIPS_HU
-    assert {channel.to for channel in declared.channels} == {CHANNEL_RANGE}
+    assert dict(package.manifest.networks["unet"].arguments) == NETWORK_ARGUMENTS
+    (stage,) = package.manifest.stages
+    orient, resampled, pad, channels = stage.before
+    assert orient == Orient(step="orient", axes="SPL")
+    assert resampled == Resample(step="resample", spacing_mm=SPACING_MM)
+    assert pad == Pad(step="pad", multiple=PADDING_MULTIPLE, value=PAD_HU)
+    assert isinstance(channels, Channels)
+    assert tuple(view.clip for view in channels.views) == CHANNEL_CLIPS_HU
+    assert {view.to for view in channels.views} == {CHANNEL_RANGE}
 
 
 def test_every_class_but_the_background_is_a_segment_and_part_of_the_body(package: ModelPackage) -> None:
@@ -42,7 +42,7 @@ def test_every_class_but_the_background_is_a_segment_and_part_of_the_body(packag
 
 
 def test_the_package_is_small_and_says_it_is_not_for_diagnosis(package: ModelPackage) -> None:
-    assert len(package.read_weights()) < 10_000_000
+    assert len(package.read_file("weights.safetensors")) < 10_000_000
     assert not package.manifest.diagnostic
     assert "not for diagnostic use" in (package.folder / "MODEL_CARD.md").read_text(encoding="utf-8")
 
@@ -59,7 +59,7 @@ def test_a_checkpoint_becomes_weights_whose_digest_the_manifest_names(tmp_path: 
     learner = Learner.start(seed=4)
     write_checkpoint(tmp_path / "checkpoint.pt", learner)
     write_weights(tmp_path / "checkpoint.pt", folder)
-    weights = load(ModelStore((tmp_path,)).package("torso").read_weights())
+    weights = load(ModelStore((tmp_path,)).package("torso").read_file("weights.safetensors"))
     assert weights.keys() == learner.average.keys()
     for name, value in learner.average.items():
         torch.testing.assert_close(weights[name].float(), value, rtol=1e-3, atol=1e-6)
@@ -67,6 +67,6 @@ def test_a_checkpoint_becomes_weights_whose_digest_the_manifest_names(tmp_path: 
 
 def test_it_finds_the_organs_of_a_phantom_it_was_not_trained_on(package: ModelPackage) -> None:
     torch.set_num_threads(1)
-    scores = measure(build_phantom_case(3), package, Engine("cpu", threads=1))
+    scores = measure(build_phantom_case(3), package, Engine(resample, "cpu", threads=1))
     assert min(scores.values()) > 0.5
     assert min(scores[target] for target in (Target.BODY, Target.RIGHT_LUNG, Target.LEFT_LUNG, Target.LIVER)) > 0.85

@@ -1,53 +1,31 @@
-"""Architecture "monai": a network of MONAI, its state dict in safetensors, every tensor used and finite."""
+"""Runner "monai": a network of MONAI by its name in a table, its state dict in safetensors."""
 
-import safetensors
-import safetensors.torch
 import torch
 
 from dicomnode.errors import ModelError
 from dicomnode.inference.networks import NETWORKS
+from dicomnode.inference.weights import load_weights
 from dicomnode.models import ModelPackage
 
 
-def build_monai_network(package: ModelPackage) -> torch.nn.Module:
-    """The network of a package with its weights, on the CPU, in evaluation mode.
+def build_monai_network(package: ModelPackage, name: str) -> torch.nn.Module:
+    """A network of a package with its weights, on the CPU, in evaluation mode.
 
     Raises:
         ModelError: the network is not known, does not take the arguments, or the weights are altered,
             unreadable, not finite, or of another network.
     """
-    network = _build(package)
-    state = _read_state(package)
-    try:
-        network.load_state_dict(state, strict=True)
-    except RuntimeError as error:  # torch's class for missing, unexpected and misshapen tensors
-        sentence = " ".join(str(error).split())[:400]
-        raise ModelError(
-            f"{package.weights_path}: expected the tensors of the manifest's network: {sentence}"
-        ) from error
-    return network.eval().requires_grad_(requires_grad=False)
+    return load_weights(_build(package, name), package, name)
 
 
-def _build(package: ModelPackage) -> torch.nn.Module:
-    name, arguments = package.manifest.network.name, package.manifest.network.arguments
-    where = package.folder / "manifest.toml"
-    if name not in NETWORKS:
-        raise ModelError(f"{where}: key 'network.name': expected one of {', '.join(NETWORKS)}; found {name!r}")
+def _build(package: ModelPackage, name: str) -> torch.nn.Module:
+    network = package.manifest.networks[name]
+    key = f"{package.manifest_path}: key 'networks.{name}"
+    if network.name not in NETWORKS:
+        raise ModelError(f"{key}.name': expected one of {', '.join(NETWORKS)}; found {network.name!r}")
     try:
-        return NETWORKS[name](**arguments)
+        return NETWORKS[network.name](**network.arguments)
     # Constructors check their arguments each in its own way, or by failing in arithmetic on them.
     except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, AssertionError, RuntimeError) as error:
-        problem = f"expected arguments that {name} takes, found: {type(error).__name__}: {error}"
-        raise ModelError(f"{where}: key 'network.arguments': {problem}") from error
-
-
-def _read_state(package: ModelPackage) -> dict[str, torch.Tensor]:
-    weights = package.read_weights()
-    try:
-        state = safetensors.torch.load(weights)
-    except safetensors.SafetensorError as error:
-        raise ModelError(f"{package.weights_path}: expected a complete safetensors file, found: {error}") from error
-    for name, tensor in state.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise ModelError(f"{package.weights_path}: expected finite weights, found NaN or infinity in {name!r}")
-    return state
+        problem = f"expected arguments that {network.name} takes, found: {type(error).__name__}: {error}"
+        raise ModelError(f"{key}.arguments': {problem}") from error

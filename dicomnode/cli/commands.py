@@ -3,35 +3,35 @@
 Exit codes: 0 ok, 1 failed, 2 usage or configuration. Errors are one sentence on standard error.
 """
 
-import json
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from dicomnode.cli.models import models_app
+from dicomnode.cli.printing import (
+    DEFAULT_CONFIG,
+    ConfigOption,
+    JsonOption,
+    err,
+    out,
+    print_json,
+    print_order,
+    print_report,
+    print_table,
+    print_version,
+    say_if_none,
+)
 from dicomnode.errors import ConfigError, NodeError
 from dicomnode.log import silence_patient_values
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="A DICOM-native PACS node for AI."
 )
-models_app = typer.Typer(no_args_is_help=True, help="The models this node can run.")
 audit_app = typer.Typer(no_args_is_help=True, help="The audit log.")
 app.add_typer(models_app, name="models")
 app.add_typer(audit_app, name="audit")
-
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
-
-ConfigOption = Annotated[
-    Path, typer.Option("--config", "-c", envvar="DICOMNODE_CONFIG", help="node.toml of the node.", show_default=True)
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
-DEFAULT_CONFIG = Path("node.toml")
 
 
 def main() -> None:
@@ -101,10 +101,10 @@ def segment(
 
     reports = segment_paths(paths, model, folder, config, say=lambda line: err.print(line, markup=False))
     if as_json:
-        _print_json(reports)
+        print_json(reports)
     else:
         for report in reports:
-            _print_report(report)
+            print_report(report)
     if not reports or any(r["outcome"] in {"refused", "failed"} for r in reports):
         raise typer.Exit(1)
 
@@ -122,7 +122,7 @@ def send(
     statuses = send_files(paths, to, config)
     failed = [s for s in statuses if not s["ok"]]
     if as_json:
-        _print_json(statuses)
+        print_json(statuses)
     else:
         for status in failed:
             err.print(f"{status['sop_instance_uid']}: {status['sentence']}", markup=False)
@@ -157,11 +157,11 @@ def series(
 
     rows = list_series(config, study=study, patient_id=patient, issuer=issuer, limit=limit)
     if as_json:
-        _print_json(rows)
+        print_json(rows)
     else:
         for row in rows:
-            _print_version(row)
-        _say_if_none(rows)
+            print_version(row)
+        say_if_none(rows)
 
 
 @app.command()
@@ -176,11 +176,11 @@ def jobs(
 
     rows = list_jobs(config, state=state, limit=limit)
     if as_json:
-        _print_json(rows)
+        print_json(rows)
     else:
         for row in rows:
-            _print_order(row)
-        _say_if_none(rows)
+            print_order(row)
+        say_if_none(rows)
 
 
 @app.command()
@@ -194,34 +194,6 @@ def retry(
     out.print(retry_order(order_id, config), markup=False)
 
 
-@models_app.command("list")
-def models_list(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:  # noqa: FBT002
-    """List the models, their versions, and whether each is intact."""
-    from dicomnode.inquiries import list_models
-
-    rows = list_models(config)
-    if as_json:
-        _print_json(rows)
-    else:
-        _print_table(rows, ["name", "version", "title", "segments", "state"])
-
-
-@models_app.command("show")
-def models_show(
-    name: Annotated[str, typer.Argument(help="Name of the model.")],
-    config: ConfigOption = DEFAULT_CONFIG,
-    as_json: JsonOption = False,  # noqa: FBT002
-) -> None:
-    """Show a model's manifest and its card."""
-    from dicomnode.inquiries import show_model
-
-    shown = show_model(name, config)
-    if as_json:
-        _print_json(shown["manifest"])
-    else:
-        out.print(shown["card"] or json.dumps(shown["manifest"], indent=2, default=str), markup=False)
-
-
 @audit_app.command("verify")
 def audit_verify(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:  # noqa: FBT002
     """Check that no audit record was edited, removed or reordered."""
@@ -229,7 +201,7 @@ def audit_verify(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = Fa
 
     verdict = verify_audit(config)
     if as_json:
-        _print_json(verdict)
+        print_json(verdict)
     else:
         for problem in verdict["problems"]:
             err.print(problem, style="red", markup=False)
@@ -263,66 +235,8 @@ def bench(
     measured = run_bench(path, lambda line: err.print(line, markup=False), quick=quick)
     out.print(f"series: {size_in_words(measured['series'])}", markup=False)
     out.print("machine: " + ", ".join(f"{k} {v}" for k, v in measured["machine"].items()), markup=False)
-    _print_table(measured["rows"], ["step", "wall_s", "cpu_s", "peak_mib", "mb_per_s", "budget", "kept"])
+    print_table(measured["rows"], ["step", "wall_s", "cpu_s", "peak_mib", "mb_per_s", "budget", "kept"])
     for row in measured["rows"]:
         if row["note"]:
             out.print(f"{row['step'].strip()}: {row['note']}", markup=False)
     out.print(f"everything in numbers: {path}", markup=False)
-
-
-def _print_json(value: object) -> None:
-    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
-
-
-def _print_version(row: Mapping[str, Any]) -> None:
-    at, counts = _cell(row["completed_at"]), f"{row['instances']} instances, version {row['number']}"
-    _print_block(
-        f"{row['version_id']}  {row['state']}  {at} UTC  {counts}",
-        f"series {row['series_instance_uid']}",
-        f"study  {row['study_instance_uid']}",
-        row["evidence"],
-        row["detail"] or "not routed yet",
-    )
-
-
-def _print_order(row: Mapping[str, Any]) -> None:
-    _print_block(
-        f"{row['order_id']}  {row['state']}  route {row['route']}, model {row['model']}",
-        f"series {row['series_instance_uid']}",
-        *row["deliveries"],
-        row["detail"],
-    )
-
-
-def _print_block(title: str, *lines: str) -> None:
-    out.print("\n    ".join([title, *(line for line in lines if line)]), markup=False)
-
-
-def _say_if_none(rows: Sequence[object]) -> None:
-    if not rows:
-        out.print("nothing yet")
-
-
-def _print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    table = Table(box=None, pad_edge=False)
-    for column in columns:  # an id is there to be copied: it is never cut
-        table.add_column(column.replace("_", " "), no_wrap=column.endswith("_id"), overflow="fold")
-    for row in rows:
-        table.add_row(*[_cell(row.get(c)) for c in columns])
-    out.print(table)
-
-
-def _cell(value: object) -> str:
-    if hasattr(value, "strftime"):
-        return f"{value:%Y-%m-%d %H:%M:%S}"
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value if value is not None else "")
-
-
-def _print_report(report: Mapping[str, Any]) -> None:
-    out.print(f"series {report['series_instance_uid']}: {report['outcome']}", markup=False)
-    for verdict in report["verdicts"]:
-        out.print(f"  {verdict}", markup=False)
-    for name, millilitres in report.get("volumes_ml", {}).items():
-        out.print(f"  {name:<24} {millilitres:10.1f} ml", markup=False)
-    for path in report.get("files", ()):
-        out.print(f"  {path}", markup=False)

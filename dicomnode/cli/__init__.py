@@ -1,0 +1,5 @@
+"""The command `dicomnode`."""
+
+from dicomnode.cli.commands import main
+
+__all__ = ["main"]
