@@ -36,6 +36,7 @@ demo: $(INSTALLED) ## install, start the node, send it a CT series, show the seg
 
 .PHONY: test
 test: $(INSTALLED_DEV) peers ## install and run every test (REQUIRE_PEERS=1: a missing peer fails)
+	@$(MAKE) --no-print-directory oracles || echo "make: tests against nnU-Net's and MONAI's own output will be skipped"
 	$(BIN)/python -m pytest $(PYTEST_FLAGS) -o faulthandler_timeout=300
 
 CHECKS := check-format check-lint check-types check-imports check-dependencies check-dead-code

@@ -39,12 +39,15 @@ AxisTaps = tuple[Taps, Taps, Taps]
 
 
 def linear_taps(count: int, new_count: int) -> Taps:
-    """The weights of `scipy.ndimage.zoom` of order 1 in grid mode; beyond the outer centres the outer voxel."""
-    at = np.clip(_positions(count, new_count), 0, count - 1)
+    """The weights of `scipy.ndimage.zoom` of order 1 in grid mode.
+
+    Beyond the outer centres both voxels are the outer one, and each has its weight: their sum is not always 1.
+    """
+    at = _positions(count, new_count)
     low = np.floor(at)
     low_weight = 1.0 - (at - low)
-    index = low.astype(np.intp)
-    return Taps(index, np.minimum(index + 1, count - 1), low_weight, 1.0 - low_weight)
+    first, second = (np.clip(low + step, 0, count - 1).astype(np.intp) for step in (0, 1))
+    return Taps(first, second, low_weight, 1.0 - low_weight)
 
 
 def nearest_taps(count: int, new_count: int) -> Taps:
