@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from nibabel.nifti1 import Nifti1Image
 
-from dicomnode.imaging import Geometry
+from dicomnode.imaging import Geometry, SliceSource, Volume
 from dicomnode.training.torso_evaluation import dice, resample
 from dicomnode.training.volumes import bring_labels_to, read_image
 
@@ -47,7 +47,8 @@ def test_resampling_keeps_the_outer_faces_and_the_mean() -> None:
     affine[2, 0], affine[1, 1], affine[0, 2], affine[3, 3] = 2.0, 1.0, 1.0, 1.0
     geometry = Geometry(affine, (10, 40, 40), "1.2.3")
     image = np.random.default_rng(0).normal(50.0, 10.0, geometry.shape).astype(np.float32)
-    sampled = resample(image, geometry, (5.0, 4.0, 4.0))
+    sources = (SliceSource("1.2.4", "1.2.5"),) * geometry.shape[0]
+    sampled = resample(Volume(image, geometry, sources), (5.0, 4.0, 4.0))
     assert sampled.geometry.shape == (4, 10, 10)
     corner = np.full((1, 3), -0.5)
     np.testing.assert_allclose(sampled.geometry.to_patient_mm(corner), geometry.to_patient_mm(corner), atol=1e-9)
