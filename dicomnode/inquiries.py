@@ -9,6 +9,7 @@ from dicomnode.config import Config, Destination
 from dicomnode.destinations import Archive, find_dicom_files
 from dicomnode.errors import ConfigError, ModelError, NodeError
 from dicomnode.ledger import Delivery, Ledger, Order, OrderState, SeriesState
+from dicomnode.models.licences import accepted_by, require_licence
 from dicomnode.node import checked_config, model_store, open_ledger
 from dicomnode.routing import patient_key_of
 from dicomnode.steps.delivering import file_sha256
@@ -90,7 +91,7 @@ def send_files(paths: Sequence[Path], to: str, config_path: Path) -> list[Row]:
 
 
 def list_models(config_path: Path) -> list[Row]:
-    """Every model, and whether its weights are what its manifest says."""
+    """Every model, and whether it may run: its weights are what its manifest says and its licence is settled."""
     config = checked_config(config_path) if config_path.exists() else Config()
     store = model_store(config)
     rows: list[Row] = []
@@ -105,6 +106,7 @@ def list_models(config_path: Path) -> list[Row]:
                 "segments": [s.name for s in package.segments],
             }
             package.check_files()
+            require_licence(package)
             row["state"] = "intact"
         except ModelError as error:
             row["state"] = str(error)
@@ -113,7 +115,7 @@ def list_models(config_path: Path) -> list[Row]:
 
 
 def show_model(name: str, config_path: Path) -> Row:
-    """A model's manifest and its card.
+    """A model's manifest, its card, and who accepted its licence, where somebody has to.
 
     Raises:
         ModelError: no such model, or its manifest cannot be used.
@@ -122,7 +124,8 @@ def show_model(name: str, config_path: Path) -> Row:
     package = model_store(config).package(name)
     card = package.folder / "MODEL_CARD.md"
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
-    return {"manifest": package.manifest.model_dump(mode="json"), "card": text}
+    manifest = package.manifest.model_dump(mode="json")
+    return {"manifest": manifest, "card": text, "accepted": accepted_by(package)}
 
 
 def verify_audit(config_path: Path) -> Row:

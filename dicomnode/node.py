@@ -13,7 +13,7 @@ from pathlib import Path
 from dicomnode import __version__
 from dicomnode.audit import AuditEvent, AuditLog, AuditRecord
 from dicomnode.config import RESULT_KINDS, Config, read_config
-from dicomnode.errors import ConfigError, Unavailable
+from dicomnode.errors import ConfigError, ModelError, Unavailable
 from dicomnode.ledger import Ledger
 from dicomnode.log import Log, log_to_stderr
 from dicomnode.models.store import SHIPPED_PACKAGES, ModelStore
@@ -68,7 +68,18 @@ def checked_config(path: Path) -> Config:
         if route.model not in names:
             expected = f"expected one of the models {sorted(names)}, found {route.model!r}"
             raise ConfigError(f"{path}: key 'routes.{route.name}.model': {expected}")
+        if (images := _images_of(route.model, config)) != 1:
+            expected = f"expected a model of one image, as the engine runs so far, found one of {images} images"
+            raise ConfigError(f"{path}: key 'routes.{route.name}.model': {expected}")
     return config
+
+
+def _images_of(model: str, config: Config) -> int:
+    """How many images a model takes; 1 where its manifest cannot be used, which its results and `models list` say."""
+    try:
+        return model_store(config).package(model).manifest.input.images
+    except ModelError:
+        return 1
 
 
 def model_store(config: Config) -> ModelStore:
@@ -144,12 +155,14 @@ def _work(config: Config, recorder: Recorder, stop: threading.Event) -> None:
     from dicomnode.assembly.prepared import PreparedBounds, PreparedSlices
     from dicomnode.assembly.resample import resample
     from dicomnode.inference import Engine
+    from dicomnode.models.writing import settle
     from dicomnode.segmenting import Segmenter
     from dicomnode.steps.ordering import Ordering
     from dicomnode.steps.preparing import Preparing
     from dicomnode.steps.segmenting import Segmenting
 
     os.nice(WORK_NICENESS)
+    settle(site_models(config))
     ordering = Ordering(build_rules(config.routes), recorder.ledger, recorder)
     segmenter = Segmenter(Engine(resample, config.limits.device, config.limits.threads), model_store(config))
     bounds = PreparedBounds(min_free_bytes=2 * config.limits.min_free_bytes)

@@ -17,7 +17,14 @@ from dicomnode.errors import ModelError, NodeError, UnusableSeries
 from dicomnode.imaging import Geometry, Segmentation, Series, Volume
 from dicomnode.inference import Engine
 from dicomnode.node import checked_config, model_store
-from dicomnode.segmenting import OPTIONS, Segmenter, assemble_series, encoding_request, sources_of
+from dicomnode.segmenting import (
+    OPTIONS,
+    Segmenter,
+    assemble_series,
+    encoding_request,
+    sources_of,
+    stages_without_sight,
+)
 
 Report = dict[str, Any]
 Say = Callable[[str], None]
@@ -61,9 +68,10 @@ def _segment_series(series: Series, model: str, segmenter: Segmenter, config: Co
 def _results(series: Series, model: str, segmenter: Segmenter, config: Config, folder: Path) -> Report:
     volume, modality, verdicts = assemble_series(series, config)
     segmentation, provenance = segmenter.segment(volume, modality, model)
+    unseen = [f"stage {name} had nothing to look at" for name in stages_without_sight(provenance)]
     report: Report = {
         "outcome": "segmented" if has_findings(segmentation) else "nothing found",
-        "verdicts": [str(v) for v in verdicts],
+        "verdicts": [*(str(v) for v in verdicts), *unseen],
         "model": f"{segmentation.model.name} {segmentation.model.version}",
         "model_sha256": segmentation.model.weights_sha256,
         "volumes_ml": {name: round(ml, 2) for name, ml in segmentation.volumes_ml().items()},

@@ -1,6 +1,6 @@
 """From a series to a checked result, without ledger or network: what the node and `dicomnode segment` share."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,7 +20,7 @@ from dicomnode.models.licences import require_licence
 
 # Part of the words a result's UIDs are made of, beside the route. Raise the number when the node encodes the same
 # labels differently: a UID must not come back with other bytes.
-OPTIONS = "encoding 1"
+OPTIONS = "encoding 2"
 
 
 def assemble_series(
@@ -59,11 +59,23 @@ class Segmenter:
         segmentation = Segmentation(
             inference.labels, volume.geometry, volume.sources, package.segments, package.identity
         )
-        return segmentation, _provenance(inference)
+        return segmentation, _provenance(inference, package.identity)
 
 
-def _provenance(inference: Inference) -> dict[str, Any]:
+def stages_without_sight(provenance: Mapping[str, Any]) -> tuple[str, ...]:
+    """The stages of a model that were shown nothing, so that what they would have found was not looked for."""
+    return tuple(stage["stage"] for stage in provenance["stages"] if not stage["windows"])
+
+
+def nothing_found_because(unseen: Sequence[str]) -> str:
+    """The sentence of an order without results; it says so where that is not because nothing is there."""
+    named = " and ".join(f"stage {name}" for name in unseen)
+    return f"nothing found; {named} had nothing to look at" if unseen else "nothing found: no structure has a voxel"
+
+
+def _provenance(inference: Inference, model: ModelIdentity) -> dict[str, Any]:
     return {
+        "package_sha256": model.package_sha256,
         "stages": [_stage_provenance(stage) for stage in inference.stages],
         "seconds": {name: round(seconds, 3) for name, seconds in inference.seconds_by_phase.items()},
     }
@@ -75,6 +87,7 @@ def _stage_provenance(stage: StageRecord) -> dict[str, Any]:
         "networks": stage.networks,
         "device": stage.device,
         "precision": str(stage.precision),
+        "backend": stage.backend,
         "window": stage.window,
         "windows": stage.windows,
         "memory_steps": stage.steps,

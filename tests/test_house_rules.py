@@ -186,7 +186,9 @@ def test_only_the_named_places_decide_about_every_failure():
 
 
 def test_only_a_command_line_prints():
-    silent = [path for path in PRODUCT if not path.startswith("dicomnode/cli/") and not path.startswith("dicomnode/training/")]
+    silent = [
+        path for path in PRODUCT if not path.startswith("dicomnode/cli/") and not path.startswith("dicomnode/training/")
+    ]
     assert violations_in(prints, silent) == []
 
 

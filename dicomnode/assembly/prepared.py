@@ -103,6 +103,18 @@ class PreparedSlices:
         """Remove what is older than the bound, and what a killed process left half written."""
         self._make_room(0)
 
+    def forget_all(self) -> None:
+        """Remove everything.
+
+        Raises:
+            Unavailable: the disk does not let it go.
+        """
+        try:
+            for path in self.folder.iterdir() if self.folder.exists() else ():
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise Unavailable(f"{self.folder}: cannot be emptied ({error.strerror})") from error
+
     def _decode_and_keep(self, headers: Sequence[SliceHeader], room: int, limits: DecodingLimits | None) -> None:
         offsets = np.cumsum([0, *(_size(header) for header in headers)]).tolist()
         output = os.memfd_create("slices-decoded-ahead")

@@ -227,12 +227,13 @@ def demo(
 @app.command()
 def bench(
     quick: Annotated[bool, typer.Option("--quick", help="A small series, for a first impression.")] = False,  # noqa: FBT002
+    peers: Annotated[bool, typer.Option(help="MONAI's whole chain as well: a minute, some GiB.")] = True,  # noqa: FBT002
     path: Annotated[Path, typer.Option("--out", help="Where the figures go as JSON.")] = Path("bench.json"),
 ) -> None:
     """Measure each step on a 300 x 512 x 512 series beside plain library calls; prints a table, writes JSON."""
     from dicomnode.demo.bench import run_bench, size_in_words
 
-    measured = run_bench(path, lambda line: err.print(line, markup=False), quick=quick)
+    measured = run_bench(path, lambda line: err.print(line, markup=False), quick=quick, peers=peers)
     out.print(f"series: {size_in_words(measured['series'])}", markup=False)
     out.print("machine: " + ", ".join(f"{k} {v}" for k, v in measured["machine"].items()), markup=False)
     print_table(measured["rows"], ["step", "wall_s", "cpu_s", "peak_mib", "mb_per_s", "budget", "kept"])

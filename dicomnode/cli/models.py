@@ -32,7 +32,7 @@ KeepOption = Annotated[
 
 @models_app.command("list")
 def models_list(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:  # noqa: FBT002
-    """List the models, their versions, and whether each is intact."""
+    """List the models, their versions, and whether each is intact and may run."""
     from dicomnode.inquiries import list_models
 
     rows = list_models(config)
@@ -48,13 +48,14 @@ def models_show(
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,  # noqa: FBT002
 ) -> None:
-    """Show a model's manifest and its card."""
+    """Show a model's licence, then its card or manifest."""
     from dicomnode.inquiries import show_model
 
     shown = show_model(name, config)
     if as_json:
         print_json(shown["manifest"])
     else:
+        _print_licence(name, shown["manifest"]["licence"], shown["accepted"])
         say(shown["card"] or json.dumps(shown["manifest"], indent=2, default=str))
 
 
@@ -150,22 +151,38 @@ def models_accept_licence(
     from dicomnode.collection import accept
 
     row = accept(name, by, config)
-    say(f"licence {row['licence']!r} of {row['model']} accepted by {row['by']}")
+    _print_licence(name, row["licence"], row["by"])
+
+
+def _print_licence(name: str, licence: Mapping[str, Any], accepted_by: str | None) -> None:
+    say(f"licence of {name}: {licence['name']}")
+    if licence["text"]:
+        say(licence["text"])
+    if licence["must_be_accepted"]:
+        asked = f"to be accepted before it runs: dicomnode models accept-licence {name} --by NAME"
+        say(f"accepted by {accepted_by}" if accepted_by else asked)
+    say("")
 
 
 def _print_imported(row: Mapping[str, Any]) -> None:
     name, segments = row["name"], len(row["segments"])
     say(f"model {name} {row['version']} imported from a {row['kind']}, {segments} segments")
     say(f"  in {row['folder']}, weights {row['sha256'][:16]}, licence: {row['licence']}")
+    for note in row["notes"]:
+        say(f"  {note}")
     if row["licence_must_be_accepted"]:
         say(f"  before it runs: dicomnode models accept-licence {name} --by NAME")
-    say(f"  it runs in FP32 until it was tried in half: dicomnode models test {name} SERIES --keep")
+    if row["can_be_halved"]:
+        say(f"  it runs in FP32 until it was tried in half: dicomnode models test {name} SERIES --keep")
 
 
 def _print_trial(row: Mapping[str, Any]) -> None:
     for precision, seconds in row["seconds"].items():
         dice = row["agreement_with_fp32"].get(precision)
-        say(f"{precision}: {seconds:.1f} s" + ("" if dice is None else f", Dice {dice:.5f} of the labels in FP32"))
+        worst = row["worst_label"].get(precision)
+        said = "" if dice is None else f", Dice {dice:.5f} of the labels in FP32"
+        said += f", at worst {worst['dice']:.5f} ({worst['structure']})" if worst else ""
+        say(f"{precision}: {seconds:.1f} s{said}")
     for segment, millilitres in row["volumes_ml"].items():
         say(f"  {segment:<32} {millilitres:10.1f} ml")
     if "kept" in row:

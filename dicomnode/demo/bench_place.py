@@ -9,14 +9,14 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dicomnode.assembly.files import series_from_paths
 from dicomnode.assembly.gate import inspect
 from dicomnode.imaging import Series, Volume
 from dicomnode.workspace import Workspace
 
-MODEL = "bench-unet"
+MODEL, CLASSES = "bench-unet", 5
+MANY_CLASSES = (25, 118)  # of the same network, for its memory
 MIB = 1 << 20
 Detail = Mapping[str, Any]
 ENCODINGS: Mapping[str, str] = {"jls": "1.2.840.10008.1.2.4.80", "j2k": "1.2.840.10008.1.2.4.90"}  # both lossless
@@ -37,6 +37,11 @@ class Size:
 FULL = Size(slices=300, rows=512, slice_mm=1.0, pixel_mm=0.8, waiting=10_000, routed=20)
 QUICK = Size(slices=60, rows=256, slice_mm=3.0, pixel_mm=1.6, waiting=500, routed=4)
 SIZES: Mapping[str, Size] = {"full": FULL, "quick": QUICK}
+
+
+def model_of(classes: int) -> str:
+    """The name of the random-weight model of so many classes."""
+    return MODEL if classes == CLASSES else f"{MODEL}-{classes}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +75,6 @@ class Place:
         """The voxels of the assembled volume."""
         return self.folder / "voxels.npy"
 
-    @property
-    def sampled_path(self) -> Path:
-        """The voxels at the model's spacing."""
-        return self.folder / "sampled.npy"
-
     def read_series(self, folder: Path | None = None) -> Series:
         """The series as the offline command finds it; the uncompressed one unless another folder is named."""
         return series_from_paths([folder or self.series_folder]).series[0]
@@ -83,10 +83,6 @@ class Place:
         """The assembled volume: its grid from the headers, its voxels from `voxels_path`, in memory."""
         inspection = inspect(self.read_series())
         return Volume(np.load(self.voxels_path, allow_pickle=False), inspection.geometry, inspection.sources)
-
-    def read_sampled(self) -> NDArray[Any]:
-        """The voxels at the model's spacing, in memory."""
-        return np.load(self.sampled_path, allow_pickle=False)
 
 
 class Stopwatch:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dicomnode.demo.bench_place import MODEL, SIZES, Detail, Place, Stopwatch
-from dicomnode.imaging import SampledVolume, Segmentation, Series
+from dicomnode.demo.bench_place import CLASSES, MANY_CLASSES, MODEL, SIZES, Detail, Place, Stopwatch, model_of
+from dicomnode.imaging import Segmentation, Series
 from dicomnode.imaging.segmentation import Labels
 
 Step = Callable[[Place, Stopwatch], Detail]
@@ -26,13 +26,14 @@ def main() -> None:
 
 
 def material(place: Place, watch: Stopwatch) -> Detail:
-    """Write the series, its compressed copies and the model package."""
+    """Write the series, its compressed copies and the model packages."""
     from dicomnode.demo.bench_material import write_compressed, write_model, write_series_of
 
     with watch:
         write_series_of(place.size, place)
         write_compressed(place)
-        write_model(place)
+        for classes in (CLASSES, *MANY_CLASSES):
+            write_model(place, classes)
     return {"bytes": sum(path.stat().st_size for path in place.series_folder.iterdir())}
 
 
@@ -121,39 +122,47 @@ def simpleitk_j2k(place: Place, watch: Stopwatch) -> Detail:
 
 def resampled(place: Place, watch: Stopwatch) -> Detail:
     """To the spacing of the model."""
-    import numpy as np
-
     from dicomnode.assembly.resample import resample
 
     volume = place.read_volume()
     with watch:
         sampled = resample(volume, SPACING_MM)
-    np.save(place.sampled_path, sampled.voxels)
     return {"shape": sampled.geometry.shape}
 
 
 def infer(place: Place, watch: Stopwatch) -> Detail:
-    """The network and the way back to the source grid, as the worker does it."""
-    from dicomnode.assembly.resample import sampled_geometry
-    from dicomnode.inference import Engine
-    from dicomnode.models import ModelStore
+    """The network, from the volume to labels on its own grid, as the worker does it."""
+    from dicomnode.demo.bench_inference import measure_network
 
-    volume = place.read_volume()
-    package = ModelStore([place.models]).package(MODEL)
-    sampled = SampledVolume(place.read_sampled(), sampled_geometry(volume.geometry, SPACING_MM))
-    engine = Engine(lambda *_: sampled)  # resampling is measured by itself
-    with watch:
-        inference = engine.segment(package, volume)
-    place.workspace.write_segmentation(
-        Segmentation(inference.labels, volume.geometry, volume.sources, package.segments, package.identity)
-    )
-    return {
-        "phases": {name: round(seconds, 3) for name, seconds in inference.seconds_by_phase.items()},
-        "windows": inference.stages[0].windows,
-        "precision": str(inference.stages[0].precision),
-        "device": inference.stages[0].device,
-        "threads": engine.threads,
-    }
+    return measure_network(place, watch, MODEL)
+
+
+def infer_25(place: Place, watch: Stopwatch) -> Detail:
+    """The same with 25 classes."""
+    from dicomnode.demo.bench_inference import measure_network
+
+    return measure_network(place, watch, model_of(25))
+
+
+def infer_118(place: Place, watch: Stopwatch) -> Detail:
+    """The same with 118 classes."""
+    from dicomnode.demo.bench_inference import measure_network
+
+    return measure_network(place, watch, model_of(118))
+
+
+def infer_fp32(place: Place, watch: Stopwatch) -> Detail:
+    """The same in FP32."""
+    from dicomnode.demo.bench_inference import measure_fp32
+
+    return measure_fp32(place, watch)
+
+
+def monai(place: Place, watch: Stopwatch) -> Detail:
+    """The peer: files to labels by MONAI."""
+    from dicomnode.demo.bench_monai import measure_monai
+
+    return measure_monai(place, watch)
 
 
 def encode(place: Place, watch: Stopwatch) -> Detail:
@@ -304,6 +313,10 @@ STEPS: Mapping[str, Step] = {
     "simpleitk-j2k": simpleitk_j2k,
     "resample": resampled,
     "infer": infer,
+    "infer-25": infer_25,
+    "infer-118": infer_118,
+    "infer-fp32": infer_fp32,
+    "monai": monai,
     "encode": encode,
     "highdicom": highdicom,
     "check": check,

@@ -21,10 +21,10 @@ class ResultUids:
 def result_uids(content: str, model: ModelIdentity, options: str, kind: str) -> ResultUids:
     """The same UIDs for the same input content, model, options and kind of result; others for others.
 
-    `content` is `Series.content`. A resend or a repeated step makes no twin; one more slice, other weights
-    or other options make a new series.
+    `content` is `Series.content`. A resend or a repeated step makes no twin; one more slice, other weights,
+    other steps around the same weights, or other options make a new series.
     """
-    words = (content, model.name, model.version, model.weights_sha256, options, kind)
+    words = (content, model.name, model.version, model.weights_sha256, options, kind, model.package_sha256)
     return ResultUids(derived_uid("series", *words), derived_uid("instance", *words))
 
 

@@ -45,6 +45,7 @@ class ModelIdentity:
     title: str
     weights_sha256: str
     diagnostic: bool  # False: the result must say "not for diagnostic use"
+    package_sha256: str = ""  # of the weights and of all that is done before and behind them
 
 
 @dataclass(frozen=True, slots=True, eq=False)

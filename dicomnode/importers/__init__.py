@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from dicomnode.errors import ModelError
 from dicomnode.importers.imported import Imported
 from dicomnode.importers.monai_bundle import BundleOptions, import_monai_bundle, is_monai_bundle
@@ -108,12 +110,22 @@ def import_from(request: Request) -> tuple[str, Imported]:
     for importer in IMPORTERS:
         if importer.recognises(request.path):
             _refuse_unused(request, importer)
-            return importer.kind, tried(importer.read(request), str(request.path))
+            return importer.kind, tried(_read(request, importer), str(request.path))
     kinds = ", ".join(importer.kind for importer in IMPORTERS)
     raise ModelError(
         f"{request.path}: expected one of {kinds}, recognised none; a bundle has configs/inference.json, an nnU-Net "
         "result folder plans.json and dataset.json, a package or a program (.ts, .onnx) a manifest.toml"
     )
+
+
+def _read(request: Request, importer: Importer) -> Imported:
+    try:
+        return importer.read(request)
+    except ValidationError as error:  # a value that the format of packages has no room for
+        first = error.errors()[0]
+        key = ".".join((error.title, *(str(part) for part in first["loc"])))
+        problem = f"{first['msg'].removeprefix('Value error, ')}; found {str(first['input'])[:80]!r}"
+        raise ModelError(f"{request.path}: {key}: {problem}; docs/models.md has what a manifest can say") from error
 
 
 def _refuse_unused(request: Request, importer: Importer) -> None:

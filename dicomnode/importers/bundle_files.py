@@ -13,6 +13,7 @@ from typing import NoReturn, cast
 import yaml
 
 from dicomnode.errors import ModelError
+from dicomnode.importers.archives import require_sound
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
@@ -40,7 +41,7 @@ class BundleFiles:
             raise ModelError(f"{self.path}: expected the file {name}, found none; complete the bundle")
         try:
             return self._from_zip(name, most_bytes) if self.path.is_file() else self._from_folder(name, most_bytes)
-        except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:  # the last two: zipfile's
+        except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError) as error:  # of zipfile
             raise ModelError(f"{self.path}: {name} cannot be read: {error}; fetch the bundle again") from error
 
     def _from_folder(self, name: str, most_bytes: int) -> bytes:
@@ -50,8 +51,10 @@ class BundleFiles:
 
     def _from_zip(self, name: str, most_bytes: int) -> bytes:
         with zipfile.ZipFile(self.path) as archive:
-            self._check_size(name, archive.getinfo(self.root + name).file_size, most_bytes)
-            return archive.read(self.root + name)
+            member = archive.getinfo(self.root + name)
+            self._check_size(name, member.file_size, most_bytes)
+            require_sound([member], most_bytes)
+            return archive.read(member)
 
     def _check_size(self, name: str, found: int, most: int) -> None:
         if found > most:

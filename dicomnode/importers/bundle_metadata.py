@@ -8,11 +8,10 @@ from dicomnode.errors import ModelError
 from dicomnode.importers.bundle_files import BundleFiles, Json
 from dicomnode.importers.bundle_network import BundleNetwork
 from dicomnode.importers.bundle_values import SEPARATOR
+from dicomnode.importers.licences import licence_of
 from dicomnode.models.manifest import Licence
 
 _MODALITIES = {"MRI": "MR", "PET": "PT"}
-_MOST_LICENCE_CHARACTERS = 20_000
-_RESTRICTED = re.compile(r"non-?\s?commercial|NCLS|CC[- ]BY[- ]NC|research (use )?only", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +104,7 @@ def read_licence(files: BundleFiles, metadata: Metadata) -> Licence:
     text = files.read(places[0], 1 << 20).decode("utf-8", "replace") if places else ""
     stated = metadata.text("license") or metadata.text("licence")
     first = next((line.strip() for line in text.splitlines() if line.strip()), "")
-    name = stated or first[:120] or metadata.text("copyright") or "not stated"
-    restricted = _RESTRICTED.search(f"{name} {text}") is not None
-    return Licence(name=name, must_be_accepted=restricted, text=text[:_MOST_LICENCE_CHARACTERS] or None)
+    return licence_of(stated or first[:120] or metadata.text("copyright"), text)
 
 
 def _image(side: str, name: str) -> tuple[str, ...]:

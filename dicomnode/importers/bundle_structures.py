@@ -26,7 +26,7 @@ def structures_of(
         return _of_sets(names, relabelled, channels)
     if decided.rule == "regions":  # one region, which is channel 0
         return (Structure(_named(names.get(0, names.get(1, "")), 1), (_final(1, relabelled) or 1,)),)
-    return _merged({label: _named(names.get(label, ""), label) for label in range(1, channels)}, relabelled)
+    return _merged(names, relabelled, channels)
 
 
 def _of_sets(names: Mapping[int, str], relabelled: Sequence[after.Relabel], channels: int) -> tuple[Structure, ...]:
@@ -41,14 +41,21 @@ def _of_sets(names: Mapping[int, str], relabelled: Sequence[after.Relabel], chan
     )
 
 
-def _merged(names: Mapping[int, str], relabelled: Sequence[after.Relabel]) -> tuple[Structure, ...]:
-    """Labels that became one are one structure, by the name of the first."""
-    found: dict[int, str] = {}
-    for label, name in names.items():
-        final = _final(label, relabelled)
-        if final:
-            found.setdefault(final, name)
-    return tuple(Structure(name, (label,)) for label, name in sorted(found.items()))
+def _merged(names: Mapping[int, str], relabelled: Sequence[after.Relabel], channels: int) -> tuple[Structure, ...]:
+    """Labels that became one are one structure, by the names of all: no part may lend its code to the whole."""
+    sources: dict[int, list[int]] = {}
+    for label in range(1, channels):
+        if final := _final(label, relabelled):
+            sources.setdefault(final, []).append(label)
+    return tuple(Structure(_of_parts(names, label, parts), (label,)) for label, parts in sorted(sources.items()))
+
+
+def _of_parts(names: Mapping[int, str], final: int, parts: Sequence[int]) -> str:
+    """What a label is called that some labels became, itself perhaps among them."""
+    own = tuple(dict.fromkeys(_named(names.get(part, ""), part) for part in parts))
+    if final not in parts and names.get(final) not in (None, "", *own):
+        return f"label {final}"  # nobody can tell whether the bundle names labels before or after they change
+    return " and ".join(own)
 
 
 def _final(label: int, relabelled: Sequence[after.Relabel]) -> int:

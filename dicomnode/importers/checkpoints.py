@@ -46,7 +46,7 @@ def tensors_of(table: object, source: str) -> dict[str, torch.Tensor]:
     """A state dict: names -> tensors, in FP32 where they are floating point.
 
     Raises:
-        ModelError: it is not one, is empty, or holds NaN or infinity; `source` names file and key.
+        ModelError: it is not one, is empty, or holds what is not dense, real and finite; `source` names file and key.
     """
     if not isinstance(table, Mapping) or not table:
         raise ModelError(f"{source}: expected a table of tensors by name, found {type(table).__name__}")
@@ -54,10 +54,19 @@ def tensors_of(table: object, source: str) -> dict[str, torch.Tensor]:
     for name, tensor in cast(Mapping[object, object], table).items():
         if not isinstance(tensor, torch.Tensor):
             raise ModelError(f"{source}: expected a tensor for {str(name)[:80]!r}, found {type(tensor).__name__}")
+        _check_plain(tensor, f"{source}: {str(name)[:80]!r}")
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise ModelError(f"{source}: expected finite weights, found NaN or infinity in {str(name)[:80]!r}")
         state[str(name)] = tensor.float() if tensor.is_floating_point() else tensor
     return state
+
+
+def _check_plain(tensor: torch.Tensor, what: str) -> None:
+    """Some few bytes of a file can stand for a tensor of any size: those are refused before they are looked at."""
+    if tensor.layout is not torch.strided or tensor.is_complex() or tensor.is_quantized:
+        raise ModelError(f"{what}: expected a dense tensor of real numbers, found {tensor.layout}, {tensor.dtype}")
+    if (stored := tensor.untyped_storage().nbytes()) < tensor.numel() * tensor.element_size():
+        raise ModelError(f"{what}: expected every value stored, found {tensor.numel()} values in {stored} bytes")
 
 
 def _read(path: Path) -> object:

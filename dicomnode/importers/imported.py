@@ -14,6 +14,7 @@ class Imported:
 
     manifest: Manifest
     files: Mapping[str, bytes] = field(repr=False)  # by name, as the manifest's digests name them
+    notes: tuple[str, ...] = ()  # sentences for the person who imports: what was taken for granted
 
 
 def digest_of(path: Path) -> str:

@@ -19,6 +19,7 @@ from dicomnode.importers.bundle_config import Config, read_config
 from dicomnode.importers.bundle_files import BundleFiles, is_bundle, open_bundle
 from dicomnode.importers.bundle_metadata import Metadata, read_licence, read_metadata
 from dicomnode.importers.bundle_network import (
+    VISTA3D,
     BundleNetwork,
     network_name,
     network_of,
@@ -83,12 +84,14 @@ def import_monai_bundle(path: Path, mapped: Mapped, template: Path, options: Bun
     _check_targets(config)
     network = network_of(config)
     if options.prompts:
+        _check_prompts(network, path)
         network = with_prompts(network, options.prompts)
     metadata.check_channels(network)
+    weights = weights_name(files, config)
+    _check_weights(network, path, weights)
     stage = _stage(config, network, metadata)
     structures = structures_of(metadata.names, network.prompts, stage.after, network.out_channels)
     segments = segments_for(structures, mapped, template)
-    weights = weights_name(files, config)
     stored = _stored(files, weights, network)
     (file,) = stored
     tables = {
@@ -118,6 +121,18 @@ def _refuse_code(files: BundleFiles) -> None:
             f"({scripts[0]}, ...), which the node never runs; if inference.json needs none of them, import a copy of "
             f"the bundle without scripts/"
         )
+
+
+def _check_prompts(network: BundleNetwork, path: Path) -> None:
+    if network.name != VISTA3D:
+        problem = f"expected a bundle of VISTA3D, found one of {network.name}"
+        raise ModelError(f"{path}: prompts: {problem}, which segments what it was trained for; import it without them")
+
+
+def _check_weights(network: BundleNetwork, path: Path, weights: str) -> None:
+    """A program of VISTA3D wants prompts beside the image with every call, which the node does not give."""
+    if network.name == VISTA3D and weights.endswith(".ts"):
+        raise ModelError(f"{path}: expected the weights of {VISTA3D} as models/model.pt, found the program {weights}")
 
 
 def _check_targets(config: Config) -> None:

@@ -83,7 +83,7 @@ def read_mapping(path: Path) -> Mapped:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror}); name a mapping file that is there") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # tomllib: also numbers too long and tables too deep
         raise ModelError(f"{path}: expected TOML in UTF-8, found: {error}") from error
     labels = document.get("labels")
     if not isinstance(labels, dict) or set(document) != {"labels"}:

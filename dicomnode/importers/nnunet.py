@@ -13,14 +13,16 @@ from pathlib import Path
 import safetensors.torch
 
 from dicomnode.errors import ModelError
-from dicomnode.imaging.orientation import is_orientation
 from dicomnode.importers.imported import Imported, digest_of
+from dicomnode.importers.licences import licence_of
 from dicomnode.importers.naming import Mapped, segments_for
 from dicomnode.importers.nnunet_architecture import network_of
+from dicomnode.importers.nnunet_axes import StoredAxes, stored_axes
 from dicomnode.importers.nnunet_folder import Fold, check_tensors, is_nnunet_folder, read_folds, result_folder
 from dicomnode.importers.nnunet_labels import NnunetLabels, read_labels
 from dicomnode.importers.nnunet_plans import Resampling, TrainedConfiguration, read_configuration
 from dicomnode.importers.nnunet_zip import unpacked
+from dicomnode.importers.totalsegmentator_tasks import catalogue
 from dicomnode.models.after import AfterStep, Back
 from dicomnode.models.before import (
     AddLabels,
@@ -38,13 +40,9 @@ from dicomnode.models.stages import Network, Stage, Windows
 
 __all__ = ["NnunetOptions", "NnunetPart", "import_nnunet", "is_nnunet_folder", "read_part"]
 
-_READERS = {"SimpleITKIO": "SPL", "NibabelIO": "SPL", "NibabelIOWithReorient": "SAR"}  # -> axes of the arrays
 _ANISOTROPY = 3.0  # above which nnU-Net samples the coarse axis apart
 _LEAST_DEVIATION = 1e-8
 _MR_CHANNELS = ("mr", "t1", "t2", "flair", "adc", "dwi", "dce", "pd")
-
-
-_NOT_STATED = Licence(name="Not stated")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +58,7 @@ class NnunetOptions:
     modality: str | None = None  # None: by the names of the channels
     step: float = 0.5  # between windows, in patches (nnU-Net's tile_step_size)
     mirroring: bool = True  # along the axes that the training allows
-    licence: Licence = _NOT_STATED
+    licence: Licence | None = None  # None: as dataset.json states it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,6 +92,8 @@ def import_nnunet(path: Path, mapped: Mapped, template: Path, options: NnunetOpt
 def _imported(folder: Path, mapped: Mapped, template: Path, options: NnunetOptions) -> Imported:
     last = read_part(folder, options)
     trained, parts = last.trained, [last]
+    _refuse_totalsegmentator(trained)
+    stored = stored_axes(trained, options.orientation)
     if previous := trained.configuration.previous_stage:
         first = read_part(_previous_folder(folder, previous, options), options)
         _check_cascade(first, last)
@@ -105,10 +105,10 @@ def _imported(folder: Path, mapped: Mapped, template: Path, options: NnunetOptio
         name=options.name or _name(trained),
         version=options.version,
         title=_title(trained),
-        licence=options.licence,
+        licence=options.licence or licence_of((trained.dataset.licence or "").strip()),
         intended_use="Not stated by those who trained it; not for diagnostic use.",
         diagnostic=False,
-        provenance=_provenance(parts),
+        provenance=_provenance(parts, stored),
         origin=Origin(kind="nnunet", files=_origin(parts)),
         digests={name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
         input=Input(modalities=(options.modality or _modality(trained),), images=len(trained.dataset.channels)),
@@ -116,7 +116,17 @@ def _imported(folder: Path, mapped: Mapped, template: Path, options: NnunetOptio
         stages=tuple(part.stage for part in parts),
         segments=segments,
     )
-    return Imported(manifest, files)
+    return Imported(manifest, files, stored.notes)
+
+
+def _refuse_totalsegmentator(trained: TrainedConfiguration) -> None:
+    """Its program does more around nnU-Net, and its licences are not in the folder."""
+    name = trained.plans.dataset_name
+    if name in {dataset.folder for dataset in catalogue().datasets.values()}:
+        problem = (
+            f"these are TotalSegmentator's weights; name the folder above {name}, which has to be called so, and --task"
+        )
+        raise ModelError(f"{trained.plans_file}: dataset_name: {problem}")
 
 
 def read_part(folder: Path, options: NnunetOptions) -> NnunetPart:
@@ -216,14 +226,8 @@ def _windows(trained: TrainedConfiguration, fold: Fold, options: NnunetOptions) 
 
 def _axes(trained: TrainedConfiguration, options: NnunetOptions) -> str:
     """The axes of the network: those of the array as stored, turned by transpose_forward."""
-    reader = trained.plans.image_reader_writer
-    stored = options.orientation or _READERS.get(reader)
-    if stored is None:
-        problem = f"expected one of {', '.join(_READERS)}, found {reader!r}"
-        raise ModelError(f"{trained.plans_file}: image_reader_writer: {problem}; name the orientation of its arrays")
-    if not is_orientation(stored):
-        raise ModelError(f"orientation: expected three letters, one of each of L/R, P/A and S/I, found {stored!r}")
-    return "".join(stored[axis] for axis in trained.plans.transpose_forward)
+    stored = stored_axes(trained, options.orientation)
+    return "".join(stored.axes[axis] for axis in trained.plans.transpose_forward)
 
 
 def _normalisation(trained: TrainedConfiguration) -> list[BeforeStep]:
@@ -304,13 +308,14 @@ def _title(trained: TrainedConfiguration) -> str:
     return re.sub(r"[\\\x00-\x1f]", " ", title)[:64]
 
 
-def _provenance(parts: Sequence[NnunetPart]) -> str:
+def _provenance(parts: Sequence[NnunetPart], stored: StoredAxes) -> str:
     trainings = [
         f"{part.trained.name} by {part.folds[0].trainer} with {part.trained.plans.plans_name}, "
         f"folds {', '.join(fold.name for fold in part.folds)}"
         for part in parts
     ]
-    return f"nnU-Net v2, {parts[-1].trained.plans.dataset_name}: {'; '.join(trainings)}."
+    described = "; ".join((*trainings, f"{stored.sentence}, {stored.reason}"))
+    return f"nnU-Net v2, {parts[-1].trained.plans.dataset_name}: {described}."
 
 
 def _origin(parts: Sequence[NnunetPart]) -> dict[str, str]:

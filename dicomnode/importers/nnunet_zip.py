@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from dicomnode.errors import ModelError
+from dicomnode.importers.archives import require_sound
 
 # What is read of a folder; nothing else leaves the archive.
 _WANTED = re.compile(r"(?:plans\.json|dataset\.json|fold_[A-Za-z0-9]{1,8}/checkpoint_[a-z]{1,16}\.pth)")
@@ -53,8 +54,7 @@ def unpacked(path: Path) -> Generator[Path]:
 
 def _unpack(archive: zipfile.ZipFile, folders: list[PurePosixPath], home: Path) -> None:
     wanted = [(folder, info) for folder in folders for info in archive.infolist() if _is_wanted(info, folder)]
-    if (total := sum(info.file_size for _, info in wanted)) > _MOST_BYTES:
-        raise ValueError(f"more than {_MOST_BYTES} bytes, {total}")
+    require_sound([info for _, info in wanted], _MOST_BYTES, home.parent)
     for folder, info in wanted:
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.name) or "model"
         target = home / name / PurePosixPath(info.filename).relative_to(folder)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -43,7 +44,7 @@ def tried(imported: Imported, source: str) -> Imported:
                 largest = max(largest, _try(content, network, stage.windows, where))
     if largest and manifest.memory is None:
         manifest = manifest.model_copy(update={"memory": Memory(bytes_per_voxel=largest)})
-    return Imported(manifest, imported.files)
+    return replace(imported, manifest=manifest)
 
 
 @torch.inference_mode()

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from dicomnode.errors import ModelError
+from dicomnode.importers.archives import require_sound
 from dicomnode.importers.totalsegmentator_tasks import Dataset, Grade, catalogue
 
 _RELEASES = "https://github.com/wasserth/TotalSegmentator/releases/download"
@@ -103,9 +104,10 @@ def _is_read(parts: tuple[str, ...]) -> bool:
 
 
 def _copy(file: zipfile.ZipFile, member: zipfile.ZipInfo, to: Path, archive: Path) -> None:
-    if member.file_size > _MOST_BYTES:
-        problem = f"expected at most {_MOST_BYTES} bytes, found {member.file_size}"
-        raise ModelError(f"{archive}: {member.filename}: {problem}")
     to.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        require_sound([member], _MOST_BYTES, to.parent)
+    except ValueError as error:
+        raise ModelError(f"{archive}: {member.filename}: {error}") from error
     with file.open(member) as source, to.open("wb") as target:  # never reads beyond file_size
         shutil.copyfileobj(source, target, 1 << 20)

@@ -6,7 +6,7 @@ What goes back to the source grid, and in which order it is decided, is the mode
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -18,6 +18,7 @@ from dicomnode.imaging import Volume
 from dicomnode.imaging.segmentation import Labels
 from dicomnode.inference.admission import Course, Demand, FreeBytes, admit
 from dicomnode.inference.after.answer import label_dtype
+from dicomnode.inference.allocator import give_back_freed_memory, keep_freed_memory
 from dicomnode.inference.device import (
     DeviceName,
     Precision,
@@ -27,9 +28,11 @@ from dicomnode.inference.device import (
     errors_of_the_device,
     free_bytes,
 )
+from dicomnode.inference.openvino_cpu import backend_for
 from dicomnode.inference.picture import Picture
 from dicomnode.inference.scene import NothingToSee, Resample, Scene
-from dicomnode.inference.stages import Clock, NamedForward, StageRecord, conclude, nothing_found, prepare, say
+from dicomnode.inference.stages import Clock, NamedForward, StageRecord, nothing_found, prepare
+from dicomnode.inference.sweeping import Return, Showing, answer, plan_return
 from dicomnode.inference.warm import Place, WarmNetworks
 from dicomnode.models import ModelPackage
 from dicomnode.models.manifest import Verified
@@ -49,11 +52,20 @@ class Inference:
     @property
     def seconds_by_phase(self) -> Mapping[str, float]:
         """Wall clock over all stages."""
-        total: dict[str, float] = {}
-        for stage in self.stages:
-            for phase, seconds in stage.seconds_by_phase.items():
-                total[phase] = total.get(phase, 0.0) + seconds
-        return total
+        return _summed(stage.seconds_by_phase for stage in self.stages)
+
+    @property
+    def cpu_seconds_by_phase(self) -> Mapping[str, float]:
+        """Of the process, over all stages."""
+        return _summed(stage.cpu_seconds_by_phase for stage in self.stages)
+
+
+def _summed(stages: Iterable[Mapping[str, float]]) -> Mapping[str, float]:
+    total: dict[str, float] = {}
+    for stage in stages:
+        for phase, seconds in stage.items():
+            total[phase] = total.get(phase, 0.0) + seconds
+    return total
 
 
 class Engine:
@@ -87,6 +99,7 @@ class Engine:
         self._precisions = {device: precision or choose_precision(device) for device in {self.device, _CPU}}
         self._is_asked_for = precision is not None
         torch.set_num_threads(self.threads)
+        keep_freed_memory()
         torch.backends.cudnn.deterministic = True
         self._free = free
         self._warm = WarmNetworks(int(_WARM_PART_OF_FREE * free(self.device)) if warm_bytes is None else warm_bytes)
@@ -110,7 +123,10 @@ class Engine:
         if manifest.input.images != 1:
             raise ModelError(f"model {manifest.name}: expected input.images = 1, found {manifest.input.images}")
         with self._one_at_a_time, torch.inference_mode(), errors_of_the_device("segmentation"):
-            return self._segment(package, volume)
+            try:
+                return self._segment(package, volume)
+            finally:
+                give_back_freed_memory()
 
     def _segment(self, package: ModelPackage, volume: Volume) -> Inference:
         scene = Scene(volume, self._resample, self.device, self.threads)
@@ -127,32 +143,46 @@ class Engine:
 
     def _run(self, package: ModelPackage, stage: Stage, scene: Scene) -> tuple[Labels, StageRecord]:
         clock = Clock()
-        place = Place(self.device, self._precision_of(package, self.device))
+        place = Place(self.device, self._precision_of(package, stage, self.device))
         try:
             with clock.phase("prepare"):
                 picture = prepare(stage, scene)
         except NothingToSee:
             return nothing_found(scene), _record(stage, place, None, clock)
         with clock.phase("load"):
-            course = self._course(package, stage, picture, place)
-            place = Place(course.device, self._precision_of(package, course.device))
+            returned = plan_return(stage, picture)
+            course = self._course(package, stage, picture, place, returned)
+            place = self._place(package, stage, course)
             warm = [self._warm.network(package, name, place) for name in stage.networks]
-        with clock.phase("windows"):
-            forwards = [NamedForward(name, network) for name, network in zip(stage.networks, warm, strict=True)]
-            network = package.manifest.networks[stage.networks[0]]
-            logits = say(stage, network, forwards, picture, course)
-        with clock.phase("back"):
-            labels = conclude(stage, logits, picture, scene)
-        return labels, _record(stage, place, course, clock)
+        forwards = [NamedForward(name, network) for name, network in zip(stage.networks, warm, strict=True)]
+        network = package.manifest.networks[stage.networks[0]]
+        labels = answer(Showing(stage, network, forwards, picture, course, returned), scene, clock)
+        backend = ", ".join(sorted({network.backend for network in warm}))
+        return labels, _record(stage, replace(place, backend=backend), course, clock)
 
-    def _course(self, package: ModelPackage, stage: Stage, picture: Picture, place: Place) -> Course:
+    def _course(
+        self, package: ModelPackage, stage: Stage, picture: Picture, place: Place, returned: Return | None
+    ) -> Course:
         network = package.manifest.networks[stage.networks[0]]
         per_voxel = self._warm.bytes_per_voxel(package, stage, place)
-        demand = Demand(picture.shape, network, stage.windows, len(stage.networks), per_voxel)
+        swept_axis = returned.way.swept_axis if returned else None
+        demand = Demand(picture.shape, network, stage.windows, len(stage.networks), per_voxel, swept_axis)
         return admit(demand, list(dict.fromkeys((self.device, _CPU))), self._free)
 
-    def _precision_of(self, package: ModelPackage, device: torch.device) -> Precision:
-        """What was asked for; else half precision where the device has it and the package was verified in it."""
+    def _place(self, package: ModelPackage, stage: Stage, course: Course) -> Place:
+        precision = self._precision_of(package, stage, course.device)
+        if self._is_asked_for:
+            return Place(course.device, precision)
+        network = package.manifest.networks[stage.networks[0]]
+        return Place(course.device, precision, backend_for(network, stage.windows, course, precision))
+
+    def _precision_of(self, package: ModelPackage, stage: Stage, device: torch.device) -> Precision:
+        """What was asked for; else half precision where the device has it and the package was verified in it.
+
+        An ONNX program knows no other precision than its own.
+        """
+        if any(package.manifest.networks[name].runner == "onnx" for name in stage.networks):
+            return Precision.FP32
         precision = self._precisions[device]
         is_allowed = self._is_asked_for or _is_verified(package.manifest.verified, precision)
         return precision if is_allowed else Precision.FP32
@@ -169,11 +199,13 @@ def _record(stage: Stage, place: Place, course: Course | None, clock: Clock) -> 
         networks=stage.networks,
         device=str(place.device),
         precision=place.precision,
+        backend=place.backend,
         window=course.plan.window if course else (0, 0, 0),
         windows=course.plan.count if course else 0,
         steps=course.steps if course else (),
         predicted_bytes=course.predicted_bytes if course else 0,
         seconds_by_phase=clock.seconds,
+        cpu_seconds_by_phase=clock.cpu_seconds,
     )
 
 

@@ -32,7 +32,8 @@ def plan_nnunet_windows(shape: Shape, patch: Patch, overlap: float) -> WindowPla
 
 def _starts(count: int, size: int, overlap: float) -> tuple[int, ...]:
     """`compute_steps_for_sliding_window`."""
-    windows = int(np.ceil((count - size) / (size * (1 - overlap)))) + 1
+    step = round(1 - overlap, 12)  # nnU-Net keeps the step, we its complement: the rounding must not add a window
+    windows = int(np.ceil((count - size) / (size * step))) + 1
     step = (count - size) / (windows - 1) if windows > 1 else 0.0
     return tuple(round(step * index) for index in range(windows))
 

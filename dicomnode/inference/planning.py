@@ -38,9 +38,7 @@ def _plan_as_monai(shape: Shape, patch: Patch, overlap: float) -> WindowPlan:
 def _blend_as_monai(
     forward: Forward, channels: torch.Tensor, plan: WindowPlan, windows: Windows, classes: int
 ) -> torch.Tensor:
-    is_constant = windows.blending == "constant"
-    importance = torch.ones(plan.window) if is_constant else importance_map(plan.window, windows.sigma)
-    return blended_logits(forward, channels, plan, classes, importance)
+    return blended_logits(forward, channels, plan, classes, importance_of(windows, plan))
 
 
 def _blend_as_nnunet(
@@ -54,6 +52,12 @@ STYLES: Mapping[str, Style] = {
     "monai": Style(_plan_as_monai, of_slices, _blend_as_monai),
     "nnunet": Style(plan_nnunet_windows, slice_by_slice, _blend_as_nnunet),
 }
+
+
+def importance_of(windows: Windows, plan: WindowPlan) -> torch.Tensor:
+    """How much each voxel of a window counts in style "monai", `[a0, a1, a2]`."""
+    is_constant = windows.blending == "constant"
+    return torch.ones(plan.window) if is_constant else importance_map(plan.window, windows.sigma)
 
 
 def plan_stage(shape: Shape, windows: Windows, network: Network, most_voxels: int) -> WindowPlan:

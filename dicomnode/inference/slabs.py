@@ -31,7 +31,7 @@ class Sweep:
     classes: int
     axis: int = 0
     start: Shape = (0, 0, 0)  # of the volume in what it was padded to
-    sums: torch.dtype = torch.float32  # of what the windows add up to
+    sums: torch.dtype | None = None  # of what the windows add up to; None: `sum_dtype` of the network's logits
     importance: torch.Tensor | None = None  # of a window's voxels, [a0, a1, a2]; None: MONAI's Gaussian
 
     def places(self, start: int) -> list[tuple[slice, ...]]:
@@ -149,19 +149,20 @@ class _Blend:
         shape = list(sweep.plan.padded_shape)
         shape[sweep.axis] = sweep.plan.window[sweep.axis]
         self._channels_last = like.stride(0) == 1
+        self._dtype = sweep.sums or sum_dtype(like.dtype, sweep.classes)
         self._sums = self._zeros((sweep.classes, *shape), like.device)
         self._totals = torch.zeros(shape, device=like.device)
         importance = importance_map(sweep.plan.window) if sweep.importance is None else sweep.importance
         self._importance = importance.to(like.device)
-        self._weights = self._importance.to(sweep.sums).expand(like.shape)
-        if self._channels_last and like.numel() * sweep.sums.itemsize <= _SPREAD_BYTES:
+        self._weights = self._importance.to(self._dtype).expand(like.shape)
+        if self._channels_last and like.numel() * self._dtype.itemsize <= _SPREAD_BYTES:
             self._weights = _channels_last(self._weights)
 
     def _zeros(self, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
         """Laid out as the network lays out its logits, the swept axis outermost but for the classes."""
         order = [1 + self._sweep.axis, *(1 + axis for axis in range(3) if axis != self._sweep.axis)]
         order = [*order, 0] if self._channels_last else [0, *order]
-        zeros = torch.zeros([shape[axis] for axis in order], dtype=self._sweep.sums, device=device)
+        zeros = torch.zeros([shape[axis] for axis in order], dtype=self._dtype, device=device)
         return zeros.permute([order.index(axis) for axis in range(4)])
 
     def add(self, logits: torch.Tensor, place: tuple[slice, ...]) -> None:

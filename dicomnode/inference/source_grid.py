@@ -3,9 +3,6 @@
 Scores are interpolated trilinearly and the highest class wins, so boundaries fall between the network's voxels. Grids
 of parallel planes (also of a tilted gantry) go by `source_planes`, which needs no more than a slab of the scores at a
 time; others need all of them.
-
-`labels_from_scores` is for scores of any kind and any map between the two grids; `labels_on_source_grid` finds that map
-from two geometries.
 """
 
 import math
@@ -17,25 +14,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dicomnode.imaging import Geometry
 from dicomnode.imaging.segmentation import Labels as SourceLabels
 from dicomnode.inference.gathering import Indices, Points, Steps, cell_labels, corners, highest_class, portions, steps
 from dicomnode.inference.source_planes import GridMap, SourcePlanes
 
 Floats = NDArray[np.float32]
 Labels = NDArray[np.uint8 | np.uint16]
-
-_MARGIN_VOXELS = 1e-3  # how far outside the grid's outer faces still counts as inside
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ClassProbabilities:
-    """What the network said about every voxel of the sampled grid, on that grid's axes."""
-
-    probabilities: Floats  # [class, slice, row, column], summing to 1 over classes
-    winners: Labels  # [slice, row, column], the most probable class
-    geometry: Geometry
-    values: Labels  # [class], the label that a class is written as
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,18 +47,6 @@ class ClassScores:
 def label_dtype(classes: int) -> type[np.uint8] | type[np.uint16]:
     """The smallest dtype that holds the labels of so many classes and one mark beside them."""
     return np.uint8 if classes <= np.iinfo(np.uint8).max else np.uint16
-
-
-def labels_on_source_grid(answer: ClassProbabilities, source: Geometry, threads: int = 1) -> SourceLabels:
-    """The most probable label at the centre of every source voxel; 0 outside the sampled grid.
-
-    Both affines are followed whatever they are; grids whose planes are parallel (also of a tilted gantry) are
-    faster. Memory beyond the result is a few planes per thread and one byte per network voxel.
-    """
-    to_sampled = np.asarray(np.linalg.solve(answer.geometry.affine, source.affine), np.float64)
-    reach = 0.5 + _MARGIN_VOXELS
-    scores = ClassScores(answer.probabilities, answer.winners, answer.values, sum_to_one=True, reach_voxels=reach)
-    return labels_from_scores(scores, to_sampled, source.shape, threads)
 
 
 def labels_from_scores(

@@ -4,10 +4,10 @@ Everything between the first step and the last happens on the axes and spacing o
 """
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import cast
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -18,15 +18,17 @@ from dicomnode.imaging.segmentation import Labels
 from dicomnode.inference import after, before
 from dicomnode.inference.admission import Course
 from dicomnode.inference.after.answer import Found
-from dicomnode.inference.before.padding import Value, padded
+from dicomnode.inference.before.padding import padded
 from dicomnode.inference.device import Precision
 from dicomnode.inference.forwarding import mirrored
 from dicomnode.inference.picture import Picture, Sampled, Shape
 from dicomnode.inference.planning import STYLES
 from dicomnode.inference.scene import Scene
 from dicomnode.inference.windows import Forward
-from dicomnode.models.before import Orient, Resample
+from dicomnode.models.before import CropForeground, Orient, Resample
 from dicomnode.models.stages import Network, Stage
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +39,13 @@ class StageRecord:
     networks: tuple[str, ...]
     device: str
     precision: Precision
+    backend: str  # what computed it: torch, openvino or onnxruntime
     window: Shape  # in voxels of the stage, on its axes
     windows: int  # through each network; 0: the stage had nothing to look at
     steps: tuple[str, ...]  # of the ladder of `admission`
     predicted_bytes: int  # on the device, at the highest
     seconds_by_phase: dict[str, float]  # wall clock
+    cpu_seconds_by_phase: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +58,28 @@ class NamedForward:
 
 @dataclass(slots=True)
 class Clock:
-    """Wall clock by phase."""
+    """Seconds by phase: on the wall, and of the process on its processors."""
 
     seconds: dict[str, float] = field(default_factory=dict[str, float])
+    cpu_seconds: dict[str, float] = field(default_factory=dict[str, float])
 
     @contextmanager
-    def phase(self, name: str) -> Generator[None]:
-        """Time what is done within."""
-        start = time.perf_counter()
+    def phase(self, name: str, without: str = "") -> Generator[None]:
+        """Time what is done within, but for what another phase takes of it."""
+        clocks = ((self.seconds, time.perf_counter), (self.cpu_seconds, time.process_time))
+        starts = [now() - seconds.get(without, 0.0) for seconds, now in clocks]
         yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+        for (seconds, now), start in zip(clocks, starts, strict=True):
+            seconds[name] = seconds.get(name, 0.0) + now() - seconds.get(without, 0.0) - start
+
+    def each(self, name: str, values: Iterator[Value]) -> Iterator[Value]:
+        """The same values; making them is timed as a phase."""
+        while True:
+            with self.phase(name):
+                value = next(values, None)
+            if value is None:
+                return
+            yield value
 
 
 def prepare(stage: Stage, scene: Scene) -> Picture:
@@ -87,10 +103,7 @@ def say(
     Raises:
         ModelError: a network gives NaN, infinity or another shape; names stage and network.
     """
-    if len(picture.voxels) != network.in_channels:
-        problem = f"expected {network.in_channels} channels after the steps before it, found {len(picture.voxels)}"
-        raise ModelError(f"stage {stage.name!r}: {problem}")
-    channels, inner = _fitted(picture, course, stage.windows.pad_value)
+    channels, inner = fitted(stage, network, picture, course)
     total: torch.Tensor | None = None
     for named in forwards:
         logits = _of_one(stage, network, named, channels, course)
@@ -122,7 +135,7 @@ def nothing_found(scene: Scene) -> Labels:
 def _start(stage: Stage, scene: Scene) -> Picture:
     """The scanner's volume; made upright where it is sheared and no step does that itself."""
     volume, geometry = scene.source, scene.source.geometry
-    moving = next((step for step in stage.before if not isinstance(step, Orient)), None)
+    moving = next((step for step in stage.before if not isinstance(step, Orient | CropForeground)), None)
     if geometry.is_sheared and not (isinstance(moving, Resample) and moving.grid == "faces"):
         return _upright(scene)
     voxels = volume.voxels if volume.voxels.flags.writeable else volume.voxels.copy()
@@ -141,26 +154,38 @@ def _upright(scene: Scene) -> Picture:
     return Picture(voxels, axis_letters(upright.geometry), spacing_mm, (move,))
 
 
-def _fitted(picture: Picture, course: Course, value: Value) -> tuple[torch.Tensor, tuple[slice, ...]]:
-    """The channels in the shape of the plan, voxels added on both sides, and where the picture lies in it."""
+def fitted(stage: Stage, network: Network, picture: Picture, course: Course) -> tuple[torch.Tensor, tuple[slice, ...]]:
+    """The channels in the shape of the plan, voxels added on both sides, and where the picture lies in it.
+
+    Raises:
+        ModelError: the network takes another number of channels.
+    """
+    if len(picture.voxels) != network.in_channels:
+        problem = f"expected {network.in_channels} channels after the steps before it, found {len(picture.voxels)}"
+        raise ModelError(f"stage {stage.name!r}: {problem}")
     lacking = [wanted - count for wanted, count in zip(course.plan.padded_shape, picture.shape, strict=True)]
     first, second, third = (count // 2 for count in lacking)
     behind = (lacking[0] - first, lacking[1] - second, lacking[2] - third)
-    channels = padded(picture, (first, second, third), behind, value).voxels.to(course.scores_on)
+    wanted = padded(picture, (first, second, third), behind, stage.windows.pad_value)
     starts = (first, second, third)
-    return channels, tuple(slice(start, start + count) for start, count in zip(starts, picture.shape, strict=True))
+    inner = tuple(slice(start, start + count) for start, count in zip(starts, picture.shape, strict=True))
+    return wanted.voxels.to(course.scores_on), inner
+
+
+def forward_of(stage: Stage, network: Network, named: NamedForward, course: Course) -> Forward:
+    """A network as the windows of a stage need it: of three dimensions, mirrored, on the course's device."""
+    of_slices = STYLES[stage.windows.style].of_slices
+    forward = of_slices(named.forward) if network.dimensions == 2 else named.forward
+    forward = mirrored(forward, stage.windows.mirror_axes)
+    return forward if course.scores_on == course.device else _between(forward, course)
 
 
 def _of_one(
     stage: Stage, network: Network, named: NamedForward, channels: torch.Tensor, course: Course
 ) -> torch.Tensor:
-    style = STYLES[stage.windows.style]
-    forward = style.of_slices(named.forward) if network.dimensions == 2 else named.forward
-    forward = mirrored(forward, stage.windows.mirror_axes)
-    if course.scores_on != course.device:
-        forward = _between(forward, course)
+    forward, blend = forward_of(stage, network, named, course), STYLES[stage.windows.style].blend
     try:
-        return style.blend(forward, channels, course.plan, stage.windows, network.out_channels)
+        return blend(forward, channels, course.plan, stage.windows, network.out_channels)
     except ModelError as error:
         raise ModelError(f"stage {stage.name!r}, network {named.name!r}: {error}") from error
 

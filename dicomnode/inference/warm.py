@@ -1,16 +1,21 @@
 """Networks that stay loaded on their device, within a budget of bytes; the least recently used goes first."""
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from dicomnode.inference.device import Precision, autocast
 from dicomnode.inference.forwarding import of_slices
-from dicomnode.inference.memory import forward_bytes_per_voxel
+from dicomnode.inference.memory import measured_bytes_per_voxel
+from dicomnode.inference.openvino_cpu import OPENVINO, TORCH, OpenVinoNetwork
+from dicomnode.inference.prepared import prepare
 from dicomnode.inference.runners import RUNNERS
+from dicomnode.inference.runners.onnx import OnnxProgram
 from dicomnode.models import ModelPackage
 from dicomnode.models.stages import Stage
+
+_PROGRAMS = ("torchscript", "onnx")  # of the runners
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +24,7 @@ class Place:
 
     device: torch.device
     precision: Precision
+    backend: str = TORCH
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,6 +34,11 @@ class WarmNetwork:
     module: torch.nn.Module
     place: Place
     weight_bytes: int
+
+    @property
+    def backend(self) -> str:
+        """What computed its last answer."""
+        return self.module.backend if isinstance(self.module, OpenVinoNetwork | OnnxProgram) else TORCH
 
     def __call__(self, window: torch.Tensor) -> torch.Tensor:
         """A window `[n, channel, ...]` -> its logits."""
@@ -56,7 +67,8 @@ class WarmNetworks:
         """
         key = (f"{package.folder} {package.manifest.model_dump_json()}", name, place)
         if key not in self._networks:
-            loaded = _load(package, name, place)
+            plain = self._networks.pop((*key[:2], replace(place, backend=TORCH)), None)  # not loaded twice
+            loaded = _load(package, name, place, plain)
             self._make_room(loaded.weight_bytes)
             self._networks[key] = loaded
         self._networks.move_to_end(key)
@@ -65,19 +77,19 @@ class WarmNetworks:
     def bytes_per_voxel(self, package: ModelPackage, stage: Stage, place: Place) -> float:
         """What one forward takes per voxel of its window: as the package says, else measured once.
 
-        0 where the package says nothing and the patch is given, so that no measurement would change it.
+        0 for a program of which the package says nothing: it shows no layers, and its windows are of a given size.
         """
         if package.manifest.memory:
             return package.manifest.memory.bytes_per_voxel
-        if stage.windows.patch != "whole":
-            return 0.0
         name = stage.networks[0]
+        if package.manifest.networks[name].runner in _PROGRAMS:
+            return 0.0
         key = (package.manifest.digest, name)
         if key not in self._bytes_per_voxel:
             network, warm = package.manifest.networks[name], self.network(package, name, place)
             probed = warm.module if network.dimensions == 3 else _OfSlices(warm.module)
             with autocast(place.device, place.precision):
-                measured = forward_bytes_per_voxel(probed, network.in_channels, stage.windows.multiple)
+                measured = measured_bytes_per_voxel(probed, network.in_channels, stage.windows)
             self._bytes_per_voxel[key] = measured
         return self._bytes_per_voxel[key]
 
@@ -98,7 +110,13 @@ class _OfSlices(torch.nn.Module):
         return of_slices(self.module)(window)
 
 
-def _load(package: ModelPackage, name: str, place: Place) -> WarmNetwork:
+def _load(package: ModelPackage, name: str, place: Place, plain: WarmNetwork | None) -> WarmNetwork:
+    if plain is not None and place.backend == OPENVINO:
+        return replace(plain, module=OpenVinoNetwork(plain.module), place=place)
     module = RUNNERS[package.manifest.networks[name].runner](package, name).to(place.device)
+    if place.precision is not Precision.FP32:  # in FP32 the order of sums is that of the software it comes from
+        module = prepare(module, place.device, place.precision)
+    if place.backend == OPENVINO:
+        module = OpenVinoNetwork(module)
     tensors = [*module.parameters(), *module.buffers()]
     return WarmNetwork(module, place, sum(tensor.numel() * tensor.element_size() for tensor in tensors))

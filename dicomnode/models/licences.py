@@ -28,17 +28,21 @@ def require_licence(package: ModelPackage) -> None:
     Raises:
         ModelError: it was not accepted; says how that is done.
     """
-    licence = package.manifest.licence
-    if not licence.must_be_accepted:
-        return
-    accepted = read_acceptance(package)
-    wanted = (licence.name, licence.text or "", package.manifest.digest)
-    if accepted is None or (accepted.licence, accepted.text, accepted.weights_sha256) != wanted:
-        name = package.manifest.name
+    licence, name = package.manifest.licence, package.manifest.name
+    if licence.must_be_accepted and accepted_by(package) is None:
         raise ModelError(
             f"model {name!r} is under the licence {licence.name!r}, which was not accepted for these weights; read it "
             f"with 'dicomnode models show {name}', then 'dicomnode models accept-licence {name} --by NAME'"
         )
+
+
+def accepted_by(package: ModelPackage) -> str | None:
+    """Who accepted the package's licence in these words for these very weights; None: nobody."""
+    licence, accepted = package.manifest.licence, read_acceptance(package)
+    wanted = (licence.name, licence.text or "", package.manifest.digest)
+    if accepted is None or (accepted.licence, accepted.text, accepted.weights_sha256) != wanted:
+        return None
+    return accepted.by
 
 
 def accept_licence(package: ModelPackage, by: str, at: datetime) -> Acceptance:
@@ -68,7 +72,7 @@ def read_acceptance(package: ModelPackage) -> Acceptance | None:
     """The acceptance that lies beside the package; None where there is none that can be read."""
     try:
         return Acceptance(**json.loads(_path(package).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
 
 

@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 
 from dicomnode.errors import ModelError
 from dicomnode.imaging import CodedConcept, Segment
+from dicomnode.models.answers import require_among, require_known_labels
 from dicomnode.models.fields import (
     Byte,
     Code,
@@ -123,6 +124,15 @@ class Manifest(Table):
         listed = "".join(f"{digest}  {name}\n" for name, digest in sorted(self.digests.items()))
         return hashlib.sha256(listed.encode()).hexdigest()
 
+    @property
+    def package_digest(self) -> str:
+        """The SHA-256 of all that decides what the same weights say: input, networks, stages and segments.
+
+        What has its default does not count, so that a key that is new in the format changes no digest.
+        """
+        decisive = {"digests", "input", "networks", "stages", "segments"}
+        return hashlib.sha256(self.model_dump_json(include=decisive, exclude_defaults=True).encode()).hexdigest()
+
     @model_validator(mode="after")
     def _networks_are_there(self) -> Self:
         used = {name for stage in self.stages for name in stage.networks}
@@ -166,6 +176,13 @@ class Manifest(Table):
                 raise ValueError(f"expected each label once in segment {segment.name!r}, found {segment.labels}")
         return self
 
+    @model_validator(mode="after")
+    def _labels_can_be_said(self) -> Self:
+        written = require_known_labels(self.stages, self.networks)
+        for segment in self.segments:
+            require_among(segment.labels, written, f"labels of segment {segment.name!r} that some stage writes")
+        return self
+
 
 def parse_manifest(text: str, source: str) -> Manifest:
     """The text of a manifest.toml -> Manifest.
@@ -175,10 +192,10 @@ def parse_manifest(text: str, source: str) -> Manifest:
     """
     try:
         return Manifest.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise ModelError(f"{source}: expected TOML, found: {error}") from error
     except ValidationError as error:
         raise ModelError("\n".join(_sentence(source, e) for e in error.errors())) from error
+    except (ValueError, RecursionError) as error:  # tomllib: also numbers too long and tables too deep
+        raise ModelError(f"{source}: expected TOML, found: {str(error)[:200]}") from error
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -6,7 +6,15 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, JsonValue, model_validator
 
 from dicomnode.models.after import AfterStep, Back, Decide
-from dicomnode.models.before import AddLabels, BeforeStep, CropToStage
+from dicomnode.models.before import (
+    AddLabels,
+    BeforeStep,
+    CropForeground,
+    CropNonzero,
+    CropToStage,
+    Orient,
+    Resample,
+)
 from dicomnode.models.fields import Axis, FileName, Finite, Label, Multiple, Name, Positive, Table, Text
 
 WindowVoxels = Annotated[int, Field(ge=1, le=1024)]
@@ -35,14 +43,13 @@ class Windows(Table):
 
     patch: Literal["whole"] | Patch = "whole"
     multiple: Multiple = 1  # of voxels, that a window of "whole" is made of when memory is short
-    overlap: Annotated[float, Field(ge=0, lt=1)] = 0.25
+    overlap: Annotated[float, Field(ge=0, le=0.99)] = 0.25
     style: Literal["monai", "nnunet"] = "monai"
     blending: Literal["gaussian", "constant"] = "gaussian"
     sigma: Positive = 0.125  # of the Gaussian, in window sizes
     # Of voxels beside a volume smaller than the window; "edge": the outermost voxel is repeated.
     pad_value: Finite | Literal["edge"] = 0.0
     mirror_axes: tuple[Axis, ...] = ()  # the mean of all flips along these is taken
-    within: Literal["all", "body"] = "all"  # "body": windows of nothing but air are background, unseen
 
     @model_validator(mode="after")
     def _patch_fits(self) -> Self:
@@ -68,6 +75,18 @@ class Stage(Table):
     def needs(self) -> frozenset[str]:
         """The earlier stages that this one looks at."""
         return frozenset(step.stage for step in self.before if isinstance(step, CropToStage | AddLabels))
+
+    @model_validator(mode="after")
+    def _nothing_before_faces_is_lost(self) -> Self:
+        """Grid "faces" is sampled from the scanner's volume anew: values that a step had changed would be lost."""
+        earlier: list[str] = []
+        for step in self.before:
+            if isinstance(step, Resample) and step.grid == "faces" and earlier:
+                allowed = f"only turns and crops before resample with grid 'faces' in stage {self.name!r}"
+                raise ValueError(f"expected {allowed}, found {', '.join(map(repr, earlier))}")
+            if not isinstance(step, Orient | CropNonzero | CropForeground | CropToStage):
+                earlier.append(step.step)
+        return self
 
     @model_validator(mode="after")
     def _decides_and_returns_once(self) -> Self:

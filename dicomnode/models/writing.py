@@ -1,9 +1,16 @@
-"""Putting a package into a folder of packages: complete and readable back, or not at all."""
+"""Putting a package into a folder of packages: complete and readable back, or not at all.
 
+Whoever changes the folder is alone in it, and first settles what a process that died left there. Names with a dot first
+are no models: `.NAME.PID` is being written, `.NAME.PID.old` makes room for another, `.NAME.PID.removed` is going.
+"""
+
+import fcntl
 import hashlib
 import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +22,8 @@ from dicomnode.models.store import ModelPackage
 
 _MANIFEST, _CARD = "manifest.toml", "MODEL_CARD.md"
 _STAYS = ("licence-accepted.json",)  # beside a package that is replaced: it names the weights that it is about
+_LOCK = ".lock"
+_HALFWAY = re.compile(r"\.(?P<name>.+)\.\d+(?P<fate>\.old|\.removed)?")
 
 
 def manifest_text(manifest: Manifest) -> str:
@@ -45,16 +54,14 @@ def write_package(
         Unavailable: the disk does not take it.
     """
     _check(manifest, files)
-    home, temporary = store / manifest.name, store / f".{manifest.name}.{os.getpid()}"
-    if home.exists() and not replace:
-        advice = "remove it, replace it with --replace, or import under another --name"
-        raise ModelError(f"model {manifest.name!r} is installed already; {advice}")
-    text = manifest_text(manifest)
+    home, content = store / manifest.name, {_MANIFEST: manifest_text(manifest).encode(), **files}
     try:
-        _fill(temporary, {_MANIFEST: text.encode(), **files})
-        _move_in(temporary, home)
+        with _alone_in(store):
+            if home.exists() and not replace:
+                advice = "remove it, replace it with --replace, or import under another --name"
+                raise ModelError(f"model {manifest.name!r} is installed already; {advice}")
+            _install(home, content)
     except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         raise Unavailable(f"model {manifest.name!r} cannot be written: {error.strerror}; free disk space") from error
     return ModelPackage(home, manifest)
 
@@ -69,12 +76,13 @@ def add_golden(package: ModelPackage, manifest: Manifest, file: str, content: by
     _check_digest(file, manifest.golden[file], content)
     text = manifest_text(manifest)
     try:
-        _write(package.folder / file, content)
-        _write(package.folder / f".{_MANIFEST}", text.encode())
-        (package.folder / f".{_MANIFEST}").replace(package.folder / _MANIFEST)
-        _sync(package.folder)
-        for old in set(package.manifest.golden) - set(manifest.golden):
-            (package.folder / old).unlink(missing_ok=True)
+        with _alone_in(package.folder.parent):
+            _write(package.folder / file, content)
+            _write(package.folder / f".{_MANIFEST}", text.encode())
+            (package.folder / f".{_MANIFEST}").replace(package.folder / _MANIFEST)
+            _sync(package.folder)
+            for old in set(package.manifest.golden) - set(manifest.golden):
+                (package.folder / old).unlink(missing_ok=True)
     except OSError as error:
         raise Unavailable(f"model {manifest.name!r} cannot be written: {error.strerror}; free disk space") from error
     return ModelPackage(package.folder, manifest)
@@ -86,13 +94,52 @@ def remove_package(home: Path) -> None:
     Raises:
         Unavailable: the disk does not let it go.
     """
-    aside = _aside(home)
     try:
-        home.rename(aside)
-        _sync(home.parent)
-        shutil.rmtree(aside)
+        with _alone_in(home.parent):
+            aside = _beside(home, "removed")
+            home.rename(aside)
+            _sync(home.parent)
+            shutil.rmtree(aside)
     except OSError as error:
         raise Unavailable(f"model {home.name!r} cannot be removed: {error.strerror}") from error
+
+
+def settle(store: Path) -> None:
+    """Bring back the package that a process took aside and died before it put another there; remove other remains.
+
+    Raises:
+        Unavailable: the disk does not let it.
+    """
+    if not store.is_dir():
+        return
+    try:
+        with _alone_in(store):
+            pass
+    except OSError as error:
+        raise Unavailable(f"the models in {store} cannot be changed: {error.strerror}") from error
+
+
+@contextmanager
+def _alone_in(store: Path) -> Generator[None]:
+    """Nobody else changes the folder of packages meanwhile, and nothing in it is halfway."""
+    store.mkdir(parents=True, exist_ok=True)
+    with (store / _LOCK).open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # who dies lets go of it, so whatever is halfway now is nobody's
+        _settle(store)
+        yield
+
+
+def _settle(store: Path) -> None:
+    left = [(path, found) for path in store.iterdir() if (found := _HALFWAY.fullmatch(path.name))]
+    for name in {found["name"] for _, found in left}:
+        asides = [path for path, found in left if found["name"] == name and found["fate"] == ".old"]
+        whole = [path for path in asides if (path / _MANIFEST).is_file()]
+        if not (store / name).exists() and len(whole) == 1:
+            whole[0].rename(store / name)
+            _sync(store)
+    for path, found in left:  # several in place of one that is missing: which it was, a person has to say
+        if found["fate"] != ".old" or (store / found["name"]).exists():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _check(manifest: Manifest, files: Mapping[str, bytes]) -> None:
@@ -109,9 +156,18 @@ def _check_digest(name: str, expected: str, content: bytes | None) -> None:
         raise ModelError(f"{name}: expected SHA-256 {expected}, found {found}; the package is not written")
 
 
+def _install(home: Path, content: Mapping[str, bytes]) -> None:
+    temporary = _beside(home, None)
+    try:
+        _fill(temporary, content)
+        _move_in(temporary, home)
+    except OSError:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
 def _fill(folder: Path, files: Mapping[str, bytes]) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder.mkdir()
     for name, content in files.items():
         _write(folder / name, content)
     _sync(folder)
@@ -126,7 +182,7 @@ def _move_in(folder: Path, home: Path) -> None:
     for name in _STAYS:
         if (home / name).is_file():
             _write(folder / name, (home / name).read_bytes())
-    aside = _aside(home)
+    aside = _beside(home, "old")
     home.rename(aside)
     try:
         folder.rename(home)
@@ -137,11 +193,11 @@ def _move_in(folder: Path, home: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _aside(home: Path) -> Path:
-    """Where a package goes that is on its way out: no package is found under a name with a dot first."""
-    aside = home.with_name(f".{home.name}.{os.getpid()}.old")
-    shutil.rmtree(aside, ignore_errors=True)
-    return aside
+def _beside(home: Path, fate: str | None) -> Path:
+    """Where a package is that comes or goes."""
+    beside = home.with_name(".".join(["", home.name, str(os.getpid()), *([fate] if fate else [])]))
+    shutil.rmtree(beside, ignore_errors=True)
+    return beside
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -22,7 +22,7 @@ log = Log("prepare")
 LOOK_S = 0.25
 PAUSE_S = 5.0  # after a failure of disk or ledger
 STOP_S = 2.0
-TIDY_S = 60.0
+TIDY = timedelta(seconds=60)
 BATCH = 64  # slices at once; a series that is complete waits for the end of a batch at most
 WORTH_IT = 32  # starting the processes costs as much as a dozen slices
 AT_REST = timedelta(seconds=0.3)  # fewer are worth it when no more come
@@ -64,15 +64,31 @@ class Preparing:
         finally:
             stop.set()
             thread.join(STOP_S)  # a batch that takes longer dies with the process, and is decoded again
+            self._forget_all()
+
+    def _forget_all(self) -> None:
+        """A node that stands still keeps no pixels that nobody will ask for."""
+        try:
+            self.prepared.forget_all()
+        except NodeError as error:
+            log.warning("slices that were decoded ahead could not be removed", why=str(error))
 
     def _run(self, stop: threading.Event) -> None:
-        pause_s, looks = 0.0, 0
+        try:
+            self._take_turns(stop)
+        finally:
+            if not stop.is_set():  # a defect; the node goes on, and decodes when a series is complete
+                log.error("slices are decoded ahead no more", traceback=True)
+
+    def _take_turns(self, stop: threading.Event) -> None:
+        pause_s, tidied = 0.0, None
         while not stop.wait(pause_s):
             try:
-                if looks % int(TIDY_S / LOOK_S) == 0:
+                at = self.clock()
+                if tidied is None or at - tidied >= TIDY:
                     self.prepared.forget_old()
+                    tidied = at
                 pause_s = 0.0 if self.turn() else LOOK_S
-            except NodeError as error:
+            except (NodeError, MemoryError) as error:
                 pause_s = PAUSE_S
-                log.warning("slices could not be decoded ahead", why=str(error))
-            looks += 1
+                log.warning("slices could not be decoded ahead", why=str(error) or type(error).__name__)

@@ -13,12 +13,23 @@ from dicomnode.encoding import KINDS, EncodedObject, EncodingRequest, has_findin
 from dicomnode.errors import DeviceLost, NodeError, ResultMismatch, Unavailable, UnusableSeries
 from dicomnode.imaging import Segmentation
 from dicomnode.ledger import Ledger, Order, OrderState, Result, SeriesVersion
+from dicomnode.log import Log
 from dicomnode.pipeline import Shipment
-from dicomnode.segmenting import OPTIONS, Segmenter, assemble_series, encoding_request, sources_of
+from dicomnode.segmenting import (
+    OPTIONS,
+    Segmenter,
+    assemble_series,
+    encoding_request,
+    nothing_found_because,
+    sources_of,
+    stages_without_sight,
+)
 from dicomnode.steps.deadline import Deadline, end_soon
 from dicomnode.steps.handover import Handover
 from dicomnode.steps.recorder import Recorder
 from dicomnode.workspace import Workspace
+
+log = Log("segmenting")
 
 MAX_STARTS = 5  # a step that brought its worker down this often in a row needs a person
 PAUSES_S = (5.0, 10.0, 30.0, 60.0, 300.0)  # while memory or disk is short
@@ -62,8 +73,12 @@ class Segmenting:
             left = self.handover.take(order_id)
             volume, modality = left or assemble_series(version.series, self.config, self.prepared)[:2]
             segmentation, provenance = self.segmenter.segment(volume, modality, order.model)
+            unseen = stages_without_sight(provenance)
+            workspace.write_document("unseen", unseen)
             workspace.write_segmentation(segmentation)
             detail |= provenance
+        if unseen:
+            log.warning("stages had nothing to look at", order=order_id, model=order.model, stages=unseen)
         model = segmentation.model
         self._audit(
             AuditEvent.INFERENCE,
@@ -125,7 +140,8 @@ class Segmenting:
         if made:
             self.ledger.ordered.settle(order_id, at)
         else:
-            self.ledger.ordered.set_state(order_id, OrderState.DONE, "nothing found: no structure has a voxel", at)
+            sentence = nothing_found_because(self._workspace(order_id).read_document("unseen"))
+            self.ledger.ordered.set_state(order_id, OrderState.DONE, sentence, at)
         deliveries = self.ledger.delivered.deliveries_of(order_id)
         return [Shipment(d.sop_instance_uid, d.destination, d.round) for d in deliveries]
 

@@ -193,6 +193,7 @@ def parsed(bundle: Path) -> tuple[ConfigParser, torch.nn.Module]:
     parser = ConfigParser()
     parser.read_config(str(bundle / "configs/inference.json"))
     parser["device"] = "cpu"
+    parser["bundle_root"] = str(bundle)  # where SaveImaged writes
     parser["preprocessing#transforms#0#reader"] = "PydicomReader"
     network: torch.nn.Module = parser.get_parsed_content("network_def")
     network.load_state_dict(torch.load(bundle / "models/model.pt", weights_only=True))

@@ -103,10 +103,16 @@ def test_with_resampling_a_sphere_returns_to_within_half_a_voxel_of_the_network(
 ) -> None:
     # scipy's zoom sets the last plane to 0 where rounding puts it beyond the volume; around that, splines ring.
     assume(resampled["grid"] != "corners" or way is not SPLINES_BACK)
+    # So they do where a crop added 0, which is between both classes, beside air.
+    assume(way is not SPLINES_BACK or not any(adds_zeros(step) for step in [*first, *last]))
     scene = scene_of(upright_geometry(SHAPE, SPACING_MM))
     labels = returned(shown(scene, [*first, resampled, *last]), scene, way)
     tolerance_mm = 0.5 * max(resampled["spacing_mm"]) + 0.1 if way is not LABELS_BACK else 2.6
     assert_is_the_sphere(labels, depth_mm(scene.source.geometry), tolerance_mm)
+
+
+def adds_zeros(step: Step) -> bool:
+    return step["step"] == "crop-foreground" and (step["multiple"] > 1 or not step["margin_within"])
 
 
 def assert_is_the_sphere(labels: LabelArray, depth: Array, tolerance_mm: float) -> None:

@@ -1,5 +1,7 @@
 """Labels brought back to any source grid are the argmax of trilinear interpolation, whatever shortcut was taken."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,8 +10,29 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from dicomnode.imaging import Geometry
-from dicomnode.inference.source_grid import ClassProbabilities, label_dtype, labels_on_source_grid
+from dicomnode.imaging.segmentation import Labels
+from dicomnode.inference.source_grid import ClassScores, label_dtype, labels_from_scores
 from tests.toy_models import FRAME, Array, upright_geometry
+
+REACH_VOXELS = 0.5 + 1e-3  # the outer faces of the sampled grid, and rounding
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ClassProbabilities:
+    """What a network said about every voxel of a sampled grid."""
+
+    probabilities: NDArray[np.float32]  # [class, slice, row, column]
+    winners: NDArray[np.uint8 | np.uint16]
+    geometry: Geometry
+    values: NDArray[np.uint8 | np.uint16]
+
+
+def labels_on_source_grid(answer: ClassProbabilities, source: Geometry, threads: int = 1) -> Labels:
+    to_sampled = np.linalg.solve(answer.geometry.affine, source.affine)
+    probabilities, winners = answer.probabilities, answer.winners
+    scores = ClassScores(probabilities, winners, answer.values, sum_to_one=True, reach_voxels=REACH_VOXELS)
+    return labels_from_scores(scores, np.asarray(to_sampled, np.float64), source.shape, threads)
+
 
 sizes = st.tuples(st.integers(1, 9), st.integers(1, 10), st.integers(1, 11))
 angles = st.floats(-25, 25)

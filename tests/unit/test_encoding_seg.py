@@ -319,10 +319,11 @@ def test_any_change_of_content_model_options_or_kind_makes_other_uids() -> None:
         result_uids("more content", MODEL, "options", "seg"),
         result_uids("content", replace(MODEL, version="1.0.1"), "options", "seg"),
         result_uids("content", replace(MODEL, weights_sha256="00" * 32), "options", "seg"),
+        result_uids("content", replace(MODEL, package_sha256="00" * 32), "options", "seg"),
         result_uids("content", MODEL, "other options", "seg"),
         result_uids("content", MODEL, "options", "report"),
     }
-    assert len({uid for uids in seen for uid in (uids.series_uid, uids.instance_uid)}) == 12
+    assert len({uid for uids in seen for uid in (uids.series_uid, uids.instance_uid)}) == 14
     assert result_uids("content", MODEL, "options", "seg") in seen
 
 

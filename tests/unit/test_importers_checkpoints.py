@@ -106,3 +106,17 @@ def test_half_precision_weights_become_single():
 def test_what_is_no_state_dict_is_refused(table: object):
     with pytest.raises(ModelError, match=r"c.pth: expected"):
         tensors_of(table, "c.pth")
+
+
+@pytest.mark.parametrize(
+    ("tensor", "sentence"),
+    [
+        (torch.sparse_coo_tensor(torch.zeros((1, 1), dtype=torch.int64), torch.ones(1), (1 << 40,)), "dense tensor"),
+        (torch.ones(2, dtype=torch.complex64), "dense tensor of real numbers"),
+        (torch.ones(1).expand(1 << 40), "every value stored, found 1099511627776 values in 4 bytes"),
+    ],
+    ids=["sparse", "complex", "expanded"],
+)
+def test_few_bytes_that_stand_for_a_tensor_of_any_size_are_refused(tensor: torch.Tensor, sentence: str):
+    with pytest.raises(ModelError, match=rf"c.pth: 'a': expected .*{sentence}"):
+        tensors_of({"a": tensor}, "c.pth")

@@ -91,3 +91,9 @@ def test_a_mapping_of_labels_that_the_model_does_not_have_is_refused(tmp_path: P
     mapped = read_mapping(written(tmp_path, "[labels.splen]\nskip = true\n"))
     with pytest.raises(ModelError, match=r"expected labels of the model \('spleen'\), found 'splen'"):
         segments_for([SPLEEN], mapped, tmp_path / "t.toml")
+
+
+@pytest.mark.parametrize("text", ["a = " + "9" * 5000, "a = " + "[" * 5000 + "]" * 5000], ids=["digits", "depth"])
+def test_a_mapping_that_the_reader_of_toml_gives_up_on_is_refused(text: str, tmp_path: Path):
+    with pytest.raises(ModelError, match=r"mapping.toml: expected TOML in UTF-8, found: "):
+        read_mapping(written(tmp_path, text))

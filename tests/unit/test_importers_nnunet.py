@@ -11,10 +11,12 @@ import safetensors.torch
 import torch
 
 from dicomnode.errors import ModelError
+from dicomnode.importers import Request, import_from
 from dicomnode.importers.nnunet import NnunetOptions, import_nnunet
 from dicomnode.importers.nnunet_folder import is_nnunet_folder
 from dicomnode.models.after import Activate, Back, Decide
 from dicomnode.models.before import AddLabels, Clip, CropNonzero, Orient, Resample, Standardise, ZScore
+from dicomnode.models.manifest import Licence
 from tests.nnunet_folders import checkpoint, unchanged, write_folder
 
 Json = dict[str, Any]
@@ -83,6 +85,51 @@ def test_axes_are_those_of_the_stored_array_turned_by_the_plans(tmp_path: Path):
     assert imported(folder).manifest.stages[0].before[0] == Orient(step="orient", axes="LSP")
     options = NnunetOptions(orientation="SAR")
     assert imported(folder, options).manifest.stages[0].before[0] == Orient(step="orient", axes="RSA")
+
+
+def test_axes_that_the_folder_does_not_tell_are_said_to_the_person_and_in_the_provenance(tmp_path: Path):
+    folder = write_folder(tmp_path / "model")
+    guessed = imported(folder)
+    words = "training arrays taken as SPL (slices towards the head, rows towards the back, columns to the left)"
+    assert guessed.notes == (f"{words}; if the files were stored otherwise, import again with --orientation",)
+    assert f"{words}, which SimpleITKIO does not tell." in guessed.manifest.provenance
+    said = imported(folder, NnunetOptions(orientation="IAR"))
+    assert said.notes == ()
+    turned = "IAR (slices towards the feet, rows towards the front, columns to the right), as said at the import."
+    assert turned in said.manifest.provenance
+
+
+def test_axes_that_the_reader_gives_every_array_are_no_guess(tmp_path: Path):
+    found = imported(write_folder(tmp_path / "model", put("image_reader_writer", "NibabelIOWithReorient")))
+    assert found.notes == ()
+    assert "taken as SAR" in found.manifest.provenance
+
+
+def test_what_was_taken_for_granted_is_still_said_behind_the_trial_of_programs(tmp_path: Path):
+    folder = write_folder(tmp_path / "model")
+    kind, found = import_from(Request(folder, tmp_path / "labels.toml"))
+    assert (kind, found.notes) == ("nnunet", imported(folder).notes)
+    assert found.notes
+
+
+@pytest.mark.parametrize(
+    ("stated", "name", "must_be_accepted"),
+    [
+        ("CC-BY-NC-SA 4.0", "CC-BY-NC-SA 4.0", True),
+        ("for non-commercial research", "for non-commercial research", True),
+        ("CC-BY 4.0", "CC-BY 4.0", False),
+        (" ", "Not stated", False),
+        (None, "Not stated", False),
+    ],
+)
+def test_the_licence_is_that_of_the_data_set_and_a_restricted_one_has_to_be_accepted(
+    stated: str | None, name: str, must_be_accepted: bool, tmp_path: Path
+):
+    folder = write_folder(tmp_path / "model", change_dataset=put("licence", stated))
+    licence = imported(folder).manifest.licence
+    assert (licence.name, licence.must_be_accepted) == (name, must_be_accepted)
+    other = Licence(name="By agreement")
+    assert imported(folder, NnunetOptions(licence=other)).manifest.licence == other
 
 
 def test_a_patch_of_two_axes_keeps_the_distance_of_slices_and_mirrors_within_them(tmp_path: Path):

@@ -1,6 +1,7 @@
 """TotalSegmentator's weights as packages: what is computed, that it equals the parts put together, what is refused."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from scipy import ndimage
 
 from dicomnode.errors import ModelError
 from dicomnode.imaging import Geometry, Volume
+from dicomnode.importers import Request, import_from
 from dicomnode.importers.imported import Imported
 from dicomnode.importers.nnunet import NnunetOptions, import_nnunet
 from dicomnode.importers.totalsegmentator import (
@@ -67,7 +69,9 @@ def zoomed(voxels: Array, old_mm: Spacing, new_mm: float) -> NDArray[np.int32]:
 
 def labels_at_spacing(dataset: Path, voxels: NDArray[np.int32], spacing_mm: float, tmp: Path, step: float) -> Array:
     """What a part's network alone, as a plain nnU-Net, says of voxels `[z, y, x]` on its own grid."""
-    folder = trained_folder(dataset)
+    folder = Path(shutil.copytree(trained_folder(dataset), tmp / "copies" / dataset.name))
+    plans = folder / "plans.json"  # by its own name it is refused: TotalSegmentator is more than its networks
+    plans.write_text(plans.read_text().replace(dataset.name, "Dataset999_alone"))
     alone = NnunetOptions(orientation="SPL", step=step, mirroring=False)  # the axes as they are
     package = package_of(import_nnunet(folder, {}, tmp / "alone.toml", alone), tmp / "alone" / dataset.name)
     geometry = upright_geometry(voxels.shape, (spacing_mm, spacing_mm, spacing_mm))
@@ -277,6 +281,15 @@ def test_weights_are_recognised_and_other_folders_are_not(total: tuple[Path, lis
     assert is_totalsegmentator(datasets[0])
     assert not is_totalsegmentator(tmp_path)
     assert not is_totalsegmentator(tmp_path / "nowhere")
+
+
+def test_weights_that_are_named_by_a_folder_within_or_by_another_name_are_no_plain_nnunet(tmp_path: Path) -> None:
+    dataset = write_task(tmp_path, "total", "fast")[0]
+    renamed, archived = (Path(shutil.copytree(dataset, tmp_path / "elsewhere" / name)) for name in ("mine", "packed"))
+    expected = f"these are TotalSegmentator's weights; name the folder above {dataset.name}, .* and --task"
+    for path in (trained_folder(dataset), renamed, trained_folder(renamed), zipped(archived)):
+        with pytest.raises(ModelError, match=expected):
+            import_from(Request(path, tmp_path / "mapping.toml", orientation="SAR"))
 
 
 def test_a_missing_network_is_named_with_where_to_get_it(tmp_path: Path) -> None:

@@ -201,6 +201,22 @@ def test_where_an_earlier_stage_found_nothing_the_stage_is_skipped_or_sees_all()
     assert done(picture(noise()), {**step, "if_none": "whole"}, given=scene(stage_labels())).shape == SHAPE
 
 
+def test_an_earlier_stage_that_was_skipped_has_no_label_however_high() -> None:
+    step: dict[str, object] = {"step": "crop-to-stage", "stage": "coarse", "labels": [300], "if_none": "whole"}
+    skipped = {"coarse": np.zeros(SHAPE, np.uint8)}
+    assert done(picture(noise()), step, given=scene(skipped)).shape == SHAPE
+
+
+def test_what_lies_where_the_stage_had_already_cropped_counts_as_not_found() -> None:
+    corner = {"coarse": np.zeros(SHAPE, np.uint8)}
+    corner["coarse"][0, 0, 0], corner["coarse"][-1, -1, -1] = 1, 2
+    first: dict[str, object] = {"step": "crop-to-stage", "stage": "coarse", "labels": [1]}
+    with pytest.raises(NothingToSee):
+        done(picture(noise()), first, {**first, "labels": [2]}, given=scene(corner))
+    whole = {**first, "labels": [2], "if_none": "whole"}
+    assert done(picture(noise()), first, whole, given=scene(corner)).shape == (1, 1, 1)
+
+
 def test_labels_of_an_earlier_stage_become_channels_where_they_are() -> None:
     steps: tuple[dict[str, object], ...] = (
         {"step": "orient", "axes": "RIP"},
@@ -212,10 +228,21 @@ def test_labels_of_an_earlier_stage_become_channels_where_they_are() -> None:
     np.testing.assert_array_equal(found.voxels[2], stage_labels()["coarse"] == 7)
 
 
-def test_the_nodes_own_grid_is_refused_behind_a_crop() -> None:
+def test_the_nodes_own_grid_is_refused_behind_padding() -> None:
     steps: tuple[dict[str, object], ...] = (
-        {"step": "crop-foreground"},
+        {"step": "pad", "multiple": 32},
         {"step": "resample", "spacing_mm": [2.0, 2.0, 2.0], "grid": "faces"},
     )
-    with pytest.raises(ModelError, match='grid = "faces": expected no crop'):
+    with pytest.raises(ModelError, match='grid = "faces": expected no padding'):
         done(picture(bright_box()), *steps)
+
+
+@pytest.mark.parametrize("grid", ["faces", "centres", "nnunet", "monai"])
+def test_a_grid_that_no_memory_holds_is_refused_before_it_is_made(grid: str) -> None:
+    with pytest.raises(ModelError, match=r"voxels needs .* GiB, expected at most"):
+        done(picture(noise()), {"step": "resample", "spacing_mm": [0.011, 0.011, 0.011], "grid": grid})
+
+
+def test_a_margin_that_no_memory_holds_is_refused_before_it_is_made() -> None:
+    with pytest.raises(ModelError, match=r"a grid of 4096 x 4096 x 4096 voxels needs 1024.00 GiB"):
+        done(picture(noise()), {"step": "pad", "at_least": [4096, 4096, 4096]})

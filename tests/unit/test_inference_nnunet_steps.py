@@ -213,6 +213,7 @@ def compute_steps(count: int, size: int, step: float) -> list[int]:
 
 
 @given(st.integers(1, 200), st.integers(1, 64), st.sampled_from([0.5, 0.8, 0.3, 1.0]))
+@example(30, 3, 0.3)
 def test_windows_are_evenly_spread(count: int, size: int, step: float):
     plan = plan_nnunet_windows((count, 64, 64), (size, 64, 64), round(1 - step, 12))
     assert list(plan.starts[0]) == compute_steps(max(count, size), size, step)

@@ -12,11 +12,12 @@ from dicomnode.errors import ModelError, NodeError, Unavailable
 from dicomnode.inference import Precision
 from dicomnode.inference.components import keep_largest_components
 from dicomnode.inference.device import choose_precision, choose_threads, errors_of_the_device
-from dicomnode.inference.memory import forward_bytes_per_voxel
+from dicomnode.inference.memory import forward_bytes_per_voxel, measured_bytes_per_voxel, probes_of
 from dicomnode.inference.networks import NETWORKS
 from dicomnode.inference.probabilities import softmax_in_place
+from dicomnode.inference.room import require_room
 from dicomnode.inference.runners import RUNNERS
-from dicomnode.models.stages import Network
+from dicomnode.models.stages import Network, Windows
 from tests.toy_models import toy_engine
 
 SMALL_NETWORKS: dict[str, dict[str, object]] = {
@@ -110,13 +111,49 @@ def test_a_structure_that_is_absent_needs_no_components() -> None:
     assert not labels.any()
 
 
-@pytest.mark.parametrize("multiple", [1, 8, 48])
-def test_the_memory_of_a_forward_is_that_of_its_largest_layers(multiple: int) -> None:
+@pytest.mark.parametrize("side", [32, 64, 96])
+def test_the_memory_of_a_forward_is_that_of_its_largest_layers(side: int) -> None:
     network = NETWORKS["BasicUNet"](**SMALL_NETWORKS["BasicUNet"], in_channels=1, out_channels=3).eval()
     with torch.inference_mode():
-        per_voxel = forward_bytes_per_voxel(network, 1, multiple)
+        per_voxel = forward_bytes_per_voxel(network, 1, (side, side, side))
     # Full resolution: 4 features of 4 bytes at a time, of which the estimate counts eight; the widest layer has 8.
     assert 8 * 4 * 4 <= per_voxel <= 8 * 4 * 8
+
+
+PROBES: list[tuple[dict[str, object], list[tuple[int, int, int]]]] = [
+    ({"patch": "whole", "multiple": 48}, [(96, 96, 96)]),
+    ({"patch": [320, 320, 320]}, [(64, 64, 64), (128, 128, 128), (320, 320, 320)]),
+    ({"patch": [28, 256, 224]}, [(28, 64, 64), (28, 128, 128), (28, 256, 224)]),
+    ({"patch": [96, 96, 96]}, [(64, 64, 64), (96, 96, 96)]),
+    ({"patch": [512, 512]}, [(1, 64, 64), (1, 128, 128), (1, 512, 512)]),
+    ({"patch": [8, 8, 8]}, [(8, 8, 8)]),
+]
+
+
+@pytest.mark.parametrize(("windows", "expected"), PROBES, ids=str)
+def test_memory_is_measured_in_a_small_window_that_divides_like_the_patch(
+    windows: dict[str, object], expected: list[tuple[int, int, int]]
+) -> None:
+    assert probes_of(Windows.model_validate(windows)) == expected
+
+
+def test_a_network_that_takes_its_own_window_only_is_measured_in_it() -> None:
+    arguments: dict[str, object] = {"feature_size": 4, "hidden_size": 24, "mlp_dim": 24, "num_heads": 2}
+    network = NETWORKS["UNETR"](**arguments, img_size=(80, 80, 80), in_channels=1, out_channels=2).eval()
+    with torch.inference_mode():
+        measured = measured_bytes_per_voxel(network, 1, Windows(patch=(80, 80, 80)))
+        assert measured == forward_bytes_per_voxel(network, 1, (80, 80, 80))
+
+
+def test_a_grid_beyond_this_computer_is_refused_and_one_beyond_what_is_free_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    require_room((100, 100, 100), 1)
+    with pytest.raises(ModelError, match=r"a grid of 100000 x 100000 x 1000 voxels needs 149011.61 GiB, expected at "):
+        require_room((1e5, 1e5, 1e3), 1)
+    monkeypatch.setattr("dicomnode.inference.room.free_bytes", lambda _: 1000)
+    with pytest.raises(Unavailable, match=r"a grid of 10 x 10 x 10 voxels needs 0.00 GiB, may take 0.00 GiB"):
+        require_room((10, 10, 10), 1)
 
 
 def raised_while(error: BaseException) -> NodeError:

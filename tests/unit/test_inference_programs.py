@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 from onnx import TensorProto, helper
+from onnx.external_data_helper import set_external_data
 
 from dicomnode.errors import ModelError
-from dicomnode.inference import Engine
+from dicomnode.inference import Engine, Precision
 from dicomnode.inference.runners import RUNNERS
 from dicomnode.inference.runners.onnx import read_onnx
 from dicomnode.inference.runners.torchscript import read_torchscript
@@ -97,8 +98,9 @@ def test_a_volume_is_segmented_by_a_program_as_by_a_network(runner: str, tmp_pat
     package = package_of(tmp_path, runner, READERS[runner][1]())
     voxels = np.random.default_rng(2).integers(-900, 900, (20, 24, 22)).astype(np.int16)
     volume = volume_on(upright_geometry((20, 24, 22), (3.0, 2.0, 2.0)), voxels)
-    labels = toy_engine().segment(package, volume).labels
-    np.testing.assert_array_equal(labels, voxels > 0)
+    found = toy_engine().segment(package, volume)
+    np.testing.assert_array_equal(found.labels, voxels > 0)
+    assert found.stages[0].backend == {"torchscript": "torch", "onnx": "onnxruntime CPUExecutionProvider"}[runner]
 
 
 @pytest.mark.parametrize("runner", READERS)
@@ -276,14 +278,15 @@ def flat(graph: Any) -> None:
 
 
 def unknown_operator(graph: Any) -> None:
-    graph.node[0].domain = "somebody.else"
+    graph.node[0].CopyFrom(helper.make_node("Sharpen", ["x", "w"], ["logits"], domain="somebody.else"))
 
 
-def weights_elsewhere(graph: Any) -> None:
-    weight = graph.initializer[0]
-    weight.ClearField("raw_data")
-    weight.data_location = TensorProto.EXTERNAL
-    weight.external_data.add(key="location", value="/etc/hostname")
+def weights_in(location: str) -> Callable[[Any], None]:
+    def change(graph: Any) -> None:
+        set_external_data(graph.initializer[0], location=location, length=len(graph.initializer[0].raw_data))
+        graph.initializer[0].ClearField("raw_data")
+
+    return change
 
 
 @pytest.mark.parametrize(
@@ -293,12 +296,20 @@ def weights_elsewhere(graph: Any) -> None:
         (whole_numbers, r"expected input 'i' to be tensor\(float\) or tensor\(float16\), found tensor\(int64\)"),
         (flat, r"expected .*ONNX program|expected input 'x' of shape"),
         (unknown_operator, r"expected an ONNX program in one file, found: .*somebody.else"),
-        (weights_elsewhere, r"expected an ONNX program in one file, found: "),
     ],
 )
 def test_onnx_that_is_not_one_file_with_one_picture_is_refused(change: Callable[[Any], None], said: str):
     with pytest.raises(ModelError, match=said):
         read("onnx", onnx_program(change=change))
+
+
+@pytest.mark.parametrize("where", ["weights.bin", "./weights.bin", "../folder/weights.bin", "{folder}/weights.bin"])
+def test_weights_beside_an_onnx_program_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/weights.bin").write_bytes(Bright().state_dict()["conv.weight"].numpy().tobytes())
+    monkeypatch.chdir(tmp_path / "folder")
+    with pytest.raises(ModelError, match="expected an ONNX program in one file, found: "):
+        read("onnx", onnx_program(change=weights_in(where.format(folder=tmp_path / "folder"))))
 
 
 def more_outputs(graph: Any) -> None:
@@ -321,3 +332,31 @@ def test_onnx_computes_with_as_many_threads_as_the_engine(tmp_path: Path):
         assert program._session.get_session_options().intra_op_num_threads == 1
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("runner", READERS)
+def test_a_program_may_be_asked_for_half_precision(runner: str, tmp_path: Path):
+    content = torchscript(Deep()) if runner == "torchscript" else onnx_program()
+    package = package_of(tmp_path, runner, content)
+    voxels = np.full((16, 16, 16), -500, np.int16)
+    voxels[4:9, 3:12, 5:10] = 400
+    volume = volume_on(upright_geometry((16, 16, 16), (3.0, 2.0, 2.0)), voxels)
+    found = toy_engine(precision=Precision.BF16).segment(package, volume)
+    np.testing.assert_array_equal(found.labels, voxels > 0)
+    taken = {"torchscript": Precision.BF16, "onnx": Precision.FP32}[runner]  # ONNX knows only that of its export
+    assert found.stages[0].precision is taken
+
+
+class Overwriting(Returns):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x.add_(1)
+        return self.conv(x - 1)
+
+
+def test_a_program_that_writes_into_its_window_does_not_alter_the_volume(tmp_path: Path):
+    voxels = np.random.default_rng(3).integers(-900, 900, (20, 24, 22)).astype(np.int16)
+    volume = volume_on(upright_geometry((20, 24, 22), (3.0, 2.0, 2.0)), voxels)
+    stages = program_manifest("torchscript", "model.ts")["stages"]
+    stages[0]["windows"] = {"patch": [16, 16, 16], "overlap": 0.5}
+    package = package_of(tmp_path, "torchscript", torchscript(Overwriting("")), stages=stages)
+    np.testing.assert_array_equal(toy_engine().segment(package, volume).labels, voxels > 0)

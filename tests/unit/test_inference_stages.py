@@ -212,6 +212,29 @@ def test_a_patch_that_does_not_fit_is_told_with_the_bytes(tmp_path: Path) -> Non
         run(package, toy_engine(free=lambda _: GIB // 10))
 
 
+def test_a_patch_of_which_nothing_is_said_is_measured_before_it_is_tried(tmp_path: Path) -> None:
+    document = manifest(["a"], stage("main", "a", 0, windows={"patch": [320, 320, 320]}))
+    package = write_package(tmp_path, document, bright_where())
+    with pytest.raises(Unavailable, match=r"needs \d+\.\d\d GiB for a window of 320 x 320 x 320 voxels"):
+        run(package, toy_engine(free=lambda _: GIB))
+
+
+def test_a_patch_that_this_computer_never_has_room_for_is_not_tried_again(tmp_path: Path) -> None:
+    document = {
+        **manifest(["a"], stage("main", "a", 0, windows={"patch": [1024, 1024, 1024]})),
+        "memory": {"bytes_per_voxel": 1e6},
+    }
+    with pytest.raises(ModelError, match=r"a window of 1024 x 1024 x 1024 voxels needs 1000000.00 GiB, .*expected at"):
+        run(write_package(tmp_path, document, bright_where()))
+
+
+def test_windows_without_end_are_refused(tmp_path: Path) -> None:
+    document = manifest(["a"], stage("main", "a", 0, windows={"patch": [24, 24, 24], "overlap": 0.99}))
+    given = volume_on(upright_geometry((80, 80, 80), SPACING_MM))
+    with pytest.raises(ModelError, match=r"expected at most 50000 windows, found 185193 for 80 x 80 x 80 voxels"):
+        toy_engine().segment(write_package(tmp_path, document, bright_where()), given)
+
+
 def test_networks_stay_warm_within_their_bytes(tmp_path: Path) -> None:
     document = manifest(["a", "b"], stage("one", "a", 0, writes="nothing"), stage("two", "b", 0))
     package = write_package(tmp_path, document, bright_where(), bright_where())

@@ -71,7 +71,7 @@ def test_every_step_is_explained_with_its_keys(heading: str, steps: dict[type[Ta
 
 
 def test_the_example_is_a_manifest() -> None:
-    (example,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+    example, *_ = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
     assert [stage.name for stage in parse_manifest(example, "docs/models.md").stages] == ["coarse", "fine"]
 
 

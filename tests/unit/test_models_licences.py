@@ -6,7 +6,7 @@ import pytest
 
 from dicomnode.errors import ModelError
 from dicomnode.models import ModelPackage
-from dicomnode.models.licences import accept_licence, read_acceptance, require_licence
+from dicomnode.models.licences import accept_licence, accepted_by, read_acceptance, require_licence
 from dicomnode.steps.recorder import now
 from tests.toy_models import bright_where, toy_manifest, write_package
 
@@ -33,6 +33,8 @@ def test_a_licence_is_asked_for_until_somebody_accepts_it(tmp_path: Path):
     require_licence(package(tmp_path))
     assert read_acceptance(package(tmp_path)) == accepted
     assert (accepted.by, accepted.text, accepted.at) == ("Dr Somebody", TEXT, at.isoformat())
+    assert accepted_by(package(tmp_path)) == "Dr Somebody"
+    assert accepted_by(package(tmp_path, text="other")) is None
 
 
 def test_nobody_cannot_accept(tmp_path: Path):
@@ -54,3 +56,8 @@ def test_an_acceptance_that_cannot_be_read_is_none(tmp_path: Path, content: byte
     assert read_acceptance(waiting) is None
     with pytest.raises(ModelError, match="was not accepted"):
         require_licence(waiting)
+
+
+def test_an_acceptance_nested_without_end_is_none(tmp_path: Path):
+    (package(tmp_path).folder / "licence-accepted.json").write_text("[" * 200_000)
+    assert read_acceptance(package(tmp_path)) is None

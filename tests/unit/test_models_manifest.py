@@ -43,6 +43,18 @@ def two_stages(second: Document) -> Change:
     return lambda d: d["stages"].append({**toy_stage(), "name": "fine", **second})
 
 
+def crop_to_main(label: int) -> Change:
+    """A second stage that looks at a label of the first."""
+    return two_stages({"before": [{"step": "crop-to-stage", "stage": "main", "labels": [label]}]})
+
+
+def behind(*steps: Document) -> Change:
+    """Other steps behind the network."""
+    return lambda d: d["stages"][0].update(after=list(steps))
+
+
+BACK = {"step": "back"}
+FACES = {"step": "resample", "spacing_mm": [2.0, 2.0, 2.0], "grid": "faces"}
 SECOND = {"two": {**toy_network(3), "file": "two.safetensors"}}
 WRONG: dict[str, tuple[Change, str]] = {
     "unknown key": (lambda d: d.update(licens="x"), "unknown key 'licens'; docs/models.md"),
@@ -54,6 +66,15 @@ WRONG: dict[str, tuple[Change, str]] = {
     "wrong type": (lambda d: d.update(diagnostic="perhaps"), "key 'diagnostic'.*found 'perhaps'"),
     "digest that is none": (lambda d: d.update(digests={"weights.safetensors": "abc"}), "digests.*found 'abc'"),
     "file that is a path": (lambda d: d.update(digests={"../weights": "ab" * 32}), "digests.*pattern"),
+    "a licence that the package accepts itself": (
+        lambda d: d.update(golden={"licence-accepted.json": "ab" * 32}),
+        "golden.*another name than 'licence-accepted.json', a file that the node writes itself",
+    ),
+    "a manifest among the files": (lambda d: d["digests"].update({"Manifest.toml": "ab" * 32}), "than 'Manifest.toml'"),
+    "a card as weights": (
+        lambda d: (d["networks"]["toy"].update(file="MODEL_CARD.md"), d.update(digests={"MODEL_CARD.md": "ab" * 32})),
+        "networks.toy.file.*another name than 'MODEL_CARD.md'",
+    ),
     "digest of another file": (
         lambda d: d.update(digests={"w": "ab" * 32}),
         r"files \['weights.safetensors'\].*\['w'\]",
@@ -61,6 +82,7 @@ WRONG: dict[str, tuple[Change, str]] = {
     "orientation": (before(0, axes="SPP"), "stages.0.before.0.orient.axes.*found 'SPP'"),
     "a step that is none": (before(0, step="rotate"), "stages.0.before.0.*'orient'"),
     "spacing of zero": (before(1, spacing_mm=[0, 1, 1]), "spacing_mm.0.*greater than 0.*found 0"),
+    "spacing of next to nothing": (before(1, spacing_mm=[1, 1e-12, 1]), "spacing_mm.1.*greater than 0.01.*found 1e-12"),
     "clip upside down": (before(3, views=[{"clip": [9, 1], "to": [0, 1]}]), r"clip.*found \[9.0, 1.0\]"),
     "no views": (before(3, views=[]), "views.*at least 1"),
     "a patch of another dimension": (
@@ -71,7 +93,14 @@ WRONG: dict[str, tuple[Change, str]] = {
         lambda d: d["stages"][0].update(windows={"patch": [24, 24, 20], "multiple": 8}),
         r"multiples of 8.*\[24, 24, 20\]",
     ),
-    "overlap of one": (lambda d: d["stages"][0].update(windows={"overlap": 1}), "windows.overlap.*less than 1"),
+    "overlap of one": (
+        lambda d: d["stages"][0].update(windows={"overlap": 1}),
+        "windows.overlap.*less than or equal to 0.99",
+    ),
+    "an overlap by which windows hardly move": (
+        lambda d: d["stages"][0].update(windows={"patch": [96, 96, 96], "overlap": 0.999}),
+        "windows.overlap.*less than or equal to 0.99",
+    ),
     "an axis mirrored twice": (
         lambda d: d["stages"][0].update(windows={"mirror_axes": [1, 1]}),
         r"mirror_axes once, found \[1, 1\]",
@@ -104,6 +133,40 @@ WRONG: dict[str, tuple[Change, str]] = {
     "a name with a backslash": (lambda d: d["segments"][0].update(name="a\\b"), "segments.0.name"),
     "half a code": (lambda d: d["segments"][0].update(type=["10200004", "SCT"]), "segments.0.type.2"),
     "a colour beyond a byte": (lambda d: d["segments"][0].update(colour_rgb=[1, 2, 256]), "colour_rgb.2.*found 256"),
+    "values changed before a resample that looks at the source again": (
+        lambda d: d["stages"][0].update(
+            before=[{"step": "crop-nonzero"}, {"step": "clip", "to": [0, 1]}, {"step": "truncate"}, FACES]
+        ),
+        "only turns and crops before resample with grid 'faces' in stage 'main', found 'clip', 'truncate'",
+    ),
+    "a structure that no stage writes": (
+        lambda d: d["segments"].append(segment(2, "Dark", [2, 5])),
+        "labels of segment 'Dark' that some stage writes, 1; found 2, 5",
+    ),
+    "a structure of a stage that writes nothing": (
+        lambda d: d["stages"][0].update(writes="nothing"),
+        "segment 'Bright' that some stage writes, none; found 1",
+    ),
+    "a structure that is given another number": (
+        behind(BACK, {"step": "decide"}, {"step": "relabel", "labels": {"1": 7}}),
+        "segment 'Bright' that some stage writes, 7; found 1",
+    ),
+    "a structure beside the values of regions": (
+        behind(BACK, {"step": "decide", "rule": "regions", "values": [2, 3]}),
+        r"segment 'Bright' that some stage writes, 2\.\.3; found 1",
+    ),
+    "a structure beyond the sets of regions": (
+        lambda d: (behind(BACK, {"step": "decide", "rule": "overlapping"})(d), d["segments"][0].update(labels=[4])),
+        r"segment 'Bright' that some stage writes, 1\.\.3; found 4",
+    ),
+    "a stage that writes what it cannot say": (
+        lambda d: d["stages"][0].update(writes={"1": 1, "2": 3}),
+        "writes of labels that stage 'main' can say, 1; found 2",
+    ),
+    "a stage that looks at what cannot be there": (
+        crop_to_main(300),
+        "labels in step 'crop-to-stage' of stage 'fine' that stage 'main' can say, 1; found 300",
+    ),
     "no segments": (lambda d: d.update(segments=[]), "segments.*at least 1"),
 }
 
@@ -117,6 +180,35 @@ def test_a_wrong_manifest_is_refused_by_file_key_expected_and_found(change: Chan
     assert str(caught.value).startswith("models/toy/manifest.toml: ")
 
 
+ALLOWED: dict[str, Change] = {
+    "turns and crops before the node's own grid": lambda d: d["stages"][0]["before"].__setitem__(
+        slice(0, 2), [{"step": "orient", "axes": "RAS"}, {"step": "crop-foreground"}, FACES]
+    ),
+    "values changed before another grid": lambda d: d["stages"][0]["before"].__setitem__(
+        slice(0, 2), [{"step": "truncate"}, {**FACES, "grid": "monai"}]
+    ),
+    "a label that another stage writes": two_stages({"writes": {"1": 9}}),
+    "a stage that looks at what is there": crop_to_main(1),
+    "a set of regions": lambda d: (
+        behind(BACK, {"step": "decide", "rule": "overlapping"})(d),
+        d["segments"][0].update(labels=[1, 3]),
+    ),
+}
+
+
+@pytest.mark.parametrize("change", ALLOWED.values(), ids=ALLOWED.keys())
+def test_what_can_be_carried_out_is_taken(change: Change) -> None:
+    document = toy_manifest()
+    change(document)
+    assert parse_manifest(to_toml(document), "manifest.toml").name == "toy"
+
+
 def test_what_is_not_toml_is_named_with_its_place() -> None:
     with pytest.raises(ModelError, match=r"expected TOML.*line 1"):
         parse_manifest("format = = 1", "manifest.toml")
+
+
+@pytest.mark.parametrize("text", ["a = " + "9" * 5000, "a = " + "[" * 5000 + "]" * 5000], ids=["digits", "depth"])
+def test_toml_that_its_reader_gives_up_on_is_refused_like_any_other(text: str) -> None:
+    with pytest.raises(ModelError, match=r"manifest.toml: expected TOML, found: "):
+        parse_manifest(text, "manifest.toml")

@@ -1,11 +1,16 @@
 """Finding packages, and believing only weights that have their digest."""
 
+import contextlib
+import threading
 from pathlib import Path
 
 import pytest
 
-from dicomnode.errors import ModelError
+from dicomnode.encoding import result_uids
+from dicomnode.errors import ModelError, Unavailable
+from dicomnode.imaging import ModelIdentity
 from dicomnode.models import ModelStore
+from dicomnode.models.writing import write_package as install
 from tests.toy_models import (
     bright_where,
     toy_manifest,
@@ -31,6 +36,22 @@ def test_identity_and_segments_are_those_of_the_manifest(tmp_path: Path) -> None
     assert (package.identity.name, package.identity.version, package.identity.diagnostic) == ("toy", "1.0.0", False)
     assert package.identity.weights_sha256 == package.manifest.digests["weights.safetensors"]
     assert [(s.number, s.name, s.labels) for s in package.segments] == [(1, "Bright", (1,))]
+
+
+def test_other_steps_around_the_same_weights_are_another_package_and_another_title_is_not(tmp_path: Path) -> None:
+    def identity(folder: str, **changes: object) -> ModelIdentity:
+        return write_package(tmp_path / folder, {**toy_manifest(), **changes}).identity
+
+    first, turned = identity("first"), toy_stage()
+    turned["before"][0]["axes"] = "SAR"
+    other = identity("other", stages=[turned])
+    assert other.weights_sha256 == first.weights_sha256
+    uids = {result_uids("content", model, "options", "seg").series_uid for model in (first, other)}
+    assert len(uids) == 2
+    assert identity("again").package_sha256 == first.package_sha256
+    assert identity("titled", title="Another title").package_sha256 == first.package_sha256
+    by_default = {**toy_stage(), "name": "main", "writes": "all"}
+    assert identity("explicit", stages=[by_default]).package_sha256 == first.package_sha256
 
 
 def test_a_file_with_its_digest_is_handed_out(tmp_path: Path) -> None:
@@ -103,3 +124,36 @@ def test_a_package_in_a_folder_of_another_name_is_refused(tmp_path: Path) -> Non
     (tmp_path / "toy").rename(tmp_path / "renamed")
     with pytest.raises(ModelError, match="expected the folder's name 'renamed', found 'toy'"):
         ModelStore([tmp_path]).package("renamed")
+
+
+def test_a_package_that_is_replaced_while_it_is_read_is_tried_again(tmp_path: Path) -> None:
+    before = write_package(tmp_path, toy_manifest(), bright_where(1.0))
+    write_package(tmp_path, toy_manifest(), bright_where(2.0))
+    with pytest.raises(Unavailable, match="model 'toy' is being replaced or removed; try again"):
+        before.read_file(WEIGHTS)
+    (tmp_path / "toy").rename(tmp_path / ".toy.123.old")
+    with pytest.raises(Unavailable, match="model 'toy' is being replaced or removed; try again"):
+        before.read_file(WEIGHTS)
+    with pytest.raises(Unavailable, match="model 'toy' is being replaced; try again"):
+        ModelStore([tmp_path]).package("toy")
+    assert Unavailable.retryable
+
+
+def test_readers_of_a_package_that_is_replaced_again_and_again_are_told_to_try_again(tmp_path: Path) -> None:
+    ways = [write_package(tmp_path / str(steepness), toy_manifest(), bright_where(steepness)) for steepness in (1, 2)]
+    contents = [(way.manifest, {WEIGHTS: way.read_file(WEIGHTS)}) for way in ways]
+    site, is_done = tmp_path / "site", threading.Event()
+    install(site, *contents[0])
+
+    def replaced() -> None:
+        for number in range(60):
+            install(site, *contents[number % 2], replace=True)
+        is_done.set()
+
+    writer = threading.Thread(target=replaced, daemon=True)
+    writer.start()
+    while not is_done.is_set():
+        with contextlib.suppress(Unavailable):
+            ModelStore([site]).package("toy").check_files()
+    writer.join(10)
+    ModelStore([site]).package("toy").check_files()

@@ -1,6 +1,7 @@
 """A package is written whole or not at all, and comes back as it was written."""
 
 import hashlib
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from safetensors.torch import save
 from dicomnode.errors import ModelError, Unavailable
 from dicomnode.models import Manifest, ModelStore
 from dicomnode.models.licences import accept_licence, read_acceptance
-from dicomnode.models.writing import add_golden, manifest_text, remove_package, write_package
+from dicomnode.models.writing import add_golden, manifest_text, remove_package, settle, write_package
 from dicomnode.steps.recorder import now
 from tests.toy_models import bright_where, toy_manifest
 
@@ -25,7 +26,7 @@ def manifest(**changes: Any) -> Manifest:
 
 
 def folders(store: Path) -> list[str]:
-    return sorted(path.name for path in store.iterdir())
+    return sorted(path.name for path in store.iterdir() if path.name != ".lock")
 
 
 def test_a_package_that_was_written_is_read_back_as_it_was_and_is_intact(tmp_path: Path):
@@ -151,3 +152,106 @@ def test_numbers_of_a_manifest_come_back_to_the_last_bit(tmp_path: Path):
     stages[0]["before"][3] = {"step": "scale", "source": [numbers[2], numbers[1]], "to": [0.0, numbers[0]]}
     said = manifest(stages=stages)
     assert write_package(tmp_path, said, FILES).manifest == ModelStore([tmp_path]).package("toy").manifest
+
+
+def taken_aside(store: Path, version: str = "1.0.0", process: int = 4711) -> None:
+    """What is there when a process died between taking one version aside and giving the next its name."""
+    write_package(store, manifest(version=version), FILES).folder.rename(store / f".toy.{process}.old")
+    write_package(store / "elsewhere", manifest(version="2.0.0"), FILES).folder.rename(store / f".toy.{process}")
+    (store / "elsewhere" / ".lock").unlink()
+    (store / "elsewhere").rmdir()
+
+
+def test_a_package_whose_replacement_died_halfway_comes_back_and_the_remains_go(tmp_path: Path):
+    taken_aside(tmp_path)
+    assert ModelStore([tmp_path]).names() == ()
+    settle(tmp_path)
+    assert folders(tmp_path) == ["toy"]
+    found = ModelStore([tmp_path]).package("toy")
+    assert found.manifest.version == "1.0.0"
+    found.check_files()
+
+
+def test_a_package_that_comes_back_is_in_the_way_of_the_next_of_its_name(tmp_path: Path):
+    taken_aside(tmp_path)
+    with pytest.raises(ModelError, match="model 'toy' is installed already"):
+        write_package(tmp_path, manifest(version="3.0.0"), FILES)
+    assert ModelStore([tmp_path]).package("toy").manifest.version == "1.0.0"
+    assert write_package(tmp_path, manifest(version="3.0.0"), FILES, replace=True).manifest.version == "3.0.0"
+    assert folders(tmp_path) == ["toy"]
+
+
+def test_a_package_that_comes_back_can_be_removed(tmp_path: Path):
+    taken_aside(tmp_path)
+    remove_package(tmp_path / "toy")
+    assert folders(tmp_path) == []
+
+
+def test_a_replacement_that_died_at_its_very_end_stays(tmp_path: Path):
+    taken_aside(tmp_path)
+    (tmp_path / ".toy.4711").rename(tmp_path / "toy")
+    settle(tmp_path)
+    assert folders(tmp_path) == ["toy"]
+    assert ModelStore([tmp_path]).package("toy").manifest.version == "2.0.0"
+
+
+def test_a_removal_that_died_halfway_does_not_bring_the_package_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    package = write_package(tmp_path, manifest(), FILES)
+
+    def killed(_path: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dicomnode.models.writing._sync", killed)
+    with pytest.raises(KeyboardInterrupt):
+        remove_package(package.folder)
+    monkeypatch.undo()
+    assert folders(tmp_path) != []
+    settle(tmp_path)
+    assert folders(tmp_path) == []
+
+
+def test_which_of_two_packages_taken_aside_comes_back_is_for_a_person_to_say(tmp_path: Path):
+    for process, version in ((1, "1.0.0"), (2, "2.0.0")):
+        write_package(tmp_path / "s", manifest(version=version), FILES).folder.rename(tmp_path / f".toy.{process}.old")
+    (tmp_path / "s" / ".lock").unlink()
+    (tmp_path / "s").rmdir()
+    settle(tmp_path)
+    assert folders(tmp_path) == [".toy.1.old", ".toy.2.old"]
+
+
+def test_remains_of_a_model_are_not_taken_for_those_of_one_whose_name_begins_alike(tmp_path: Path):
+    other = manifest(name="toy.5")
+    write_package(tmp_path, other, FILES).folder.rename(tmp_path / ".toy.5.4711.old")
+    write_package(tmp_path, manifest(), FILES)
+    assert folders(tmp_path) == ["toy", "toy.5"]
+    assert ModelStore([tmp_path]).package("toy.5").manifest == other
+
+
+def test_remains_without_a_manifest_are_not_brought_back(tmp_path: Path):
+    (tmp_path / ".toy.4711.old").mkdir()
+    settle(tmp_path)
+    assert ModelStore([tmp_path]).names() == ()
+
+
+def test_a_store_that_is_not_there_has_nothing_to_settle(tmp_path: Path):
+    settle(tmp_path / "nowhere")
+    assert folders(tmp_path) == []
+
+
+def test_two_who_write_a_package_at_once_leave_one_whole_one(tmp_path: Path):
+    refused: list[str] = []
+
+    def write(version: str) -> None:
+        try:
+            write_package(tmp_path, manifest(version=version), FILES)
+        except ModelError as error:
+            refused.append(str(error))
+
+    writers = [threading.Thread(target=write, args=(f"{number}.0.0",)) for number in range(6)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(30)
+    assert len(refused) == 5
+    assert folders(tmp_path) == ["toy"]
+    ModelStore([tmp_path]).package("toy").check_files()

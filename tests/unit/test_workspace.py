@@ -33,7 +33,7 @@ def a_volume() -> Volume:
 def a_segmentation() -> Segmentation:
     volume = a_volume()
     labels = (volume.voxels > 11).astype(np.uint8)
-    model = ModelIdentity("torso", "1", "Torso", "0" * 64, diagnostic=False)
+    model = ModelIdentity("torso", "1", "Torso", "0" * 64, diagnostic=False, package_sha256="1" * 64)
     return Segmentation(labels, volume.geometry, volume.sources, (LIVER,), model)
 
 

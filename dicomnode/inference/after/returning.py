@@ -20,7 +20,7 @@ from dicomnode.inference.after.choosing import Choice
 from dicomnode.inference.picture import Affine, Cropped, Move, Padded, Sampled, Shape, Turned, index_map
 from dicomnode.inference.sampling import RULES, AxisSampler, axes_of, positions_back
 from dicomnode.inference.scene import Scene
-from dicomnode.inference.score_grid import ClassScores, labels_from_scores
+from dicomnode.inference.source_grid import ClassScores, labels_from_scores
 from dicomnode.models.after import Back
 
 Floats = NDArray[np.float32]

@@ -21,7 +21,8 @@ def crop_foreground(step: CropForeground, picture: Picture, scene: Scene) -> Pic
     the picture as it is.
     """
     del scene
-    box = box_of((picture.voxels > step.above).any(0))
+    above = picture.voxels > step.above
+    box = box_of(above[0] if len(above) == 1 else above.any(0))
     if box is None:
         return picture
     starts, stops = list(box[0]), list(box[1])
@@ -40,23 +41,27 @@ def crop_to_stage(step: CropToStage, picture: Picture, scene: Scene) -> Picture:
     """The box of what an earlier stage found, with its margin in whole voxels, within the picture.
 
     Raises:
-        NothingToSee: the stage found none of it and the step says "skip".
+        NothingToSee: the stage found none of it in the picture, and the step says "skip".
     """
     found = scene.labels[step.stage]
-    wanted = np.zeros(int(np.iinfo(found.dtype).max) + 1, np.bool_)
+    wanted = np.zeros(max(int(np.iinfo(found.dtype).max), *step.labels) + 1, np.bool_)
     wanted[list(step.labels)] = True
     box = box_of(torch.from_numpy(wanted[found]))
     if box is None:
-        if step.if_none == "skip":
-            raise NothingToSee
-        return picture
+        return _unfound(step, picture)
     start, stop = _moved_box(box, picture.from_source)
     margins = [int(step.margin_mm / mm) for mm in picture.spacing_mm]  # TotalSegmentator's rounding
     starts = [max(0, s - margin) for s, margin in zip(start, margins, strict=True)]
     stops = [min(n, s + margin) for s, margin, n in zip(stop, margins, picture.shape, strict=True)]
     if any(first >= last for first, last in zip(starts, stops, strict=True)):
-        raise NothingToSee  # it lies where this stage had already cropped
+        return _unfound(step, picture)  # it lies where this stage had already cropped
     return cropped(picture, _triple(starts), _triple(stops))
+
+
+def _unfound(step: CropToStage, picture: Picture) -> Picture:
+    if step.if_none == "skip":
+        raise NothingToSee
+    return picture
 
 
 def box_of(mask: torch.Tensor) -> Box | None:

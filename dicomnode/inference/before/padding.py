@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 
 from dicomnode.inference.picture import Padded, Picture, Shape
+from dicomnode.inference.room import require_room
 from dicomnode.inference.scene import Scene
 from dicomnode.models.before import Pad
 
@@ -24,9 +25,15 @@ def pad(step: Pad, picture: Picture, scene: Scene) -> Picture:
 
 
 def padded(picture: Picture, before: Shape, behind: Shape, value: Value) -> Picture:
-    """The picture with so many voxels more before and behind each axis."""
+    """The picture with so many voxels more before and behind each axis.
+
+    Raises:
+        ModelError: it is larger than this computer's memory.
+        Unavailable: there is no room for it now.
+    """
     if before == behind == (0, 0, 0):
         return picture
+    require_room([sum(counts) for counts in zip(before, picture.shape, behind, strict=True)], len(picture.voxels))
     return replace(
         picture,
         voxels=_with_margin(picture.voxels, before, behind, value),

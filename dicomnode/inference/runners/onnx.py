@@ -1,8 +1,9 @@
 """Runner "onnx": a program in ONNX, with its weights in it, run by onnxruntime (the extra `dicomnode[onnx]`).
 
-An ONNX file is a graph of operators from a fixed list. It may name files beside it for its weights; here it is given
-to onnxruntime as bytes, which then has no folder to look in: a program is one file. Operators of other libraries are
-not registered, so a graph that has some is refused. It computes in the precision that it was exported in.
+An ONNX file is a graph of operators from a fixed list. It may name files beside it for its weights, which no digest
+would cover: onnxruntime is told to look for them in a folder that is not there, so a program is one file. Operators of
+other libraries are not registered, so a graph that has some is refused. It computes in the precision that it was
+exported in.
 """
 
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
 _FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+_NOWHERE = "/dev/null/there-is-no-such-folder"  # else it looks in the folder that the process runs in
 _ERRORS_ONLY = 3  # onnxruntime's log level: its warnings about the graph are of no use to a hospital
 
 
@@ -36,6 +38,11 @@ class OnnxProgram(torch.nn.Module):
         # A buffer, so that its bytes count among the weights that are loaded.
         self.content: torch.Tensor
         self.register_buffer("content", torch.frombuffer(bytearray(content), dtype=torch.uint8), persistent=False)
+
+    @property
+    def backend(self) -> str:
+        """What computes it: a provider that could not start is not among those of the session."""
+        return f"onnxruntime {self._session.get_providers()[0]}"
 
     def to(self, device: torch.device) -> "OnnxProgram":  # pyright: ignore[reportIncompatibleMethodOverride]
         """Run it on another device; windows of another one are copied."""
@@ -113,6 +120,7 @@ def _session(content: bytes, device: torch.device, where: str) -> "onnxruntime.I
     options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
     options.use_deterministic_compute = True
     options.log_severity_level = _ERRORS_ONLY
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NOWHERE)
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the listener shares these cores
     wanted = ("CUDAExecutionProvider",) if device.type == "cuda" else ()
     there = [name for name in (*wanted, "CPUExecutionProvider") if name in library.get_available_providers()]

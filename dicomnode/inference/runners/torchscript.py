@@ -56,7 +56,7 @@ class TorchScriptProgram(torch.nn.Module):
             ModelError: the program fails, or answers something else than the manifest says.
         """
         try:
-            answer = self.script(window)
+            answer = self.script(window.clone())  # a program may write into its input, a window is a view
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:  # torch.jit.Error is one
