@@ -2,16 +2,21 @@
 
 import hashlib
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 
 import tomli_w
 
 from dicomnode.errors import ModelError
 from dicomnode.importers.imported import Imported
+from dicomnode.inference.runners import RUNNERS
+from dicomnode.models import ModelPackage
+from dicomnode.models.golden import read_golden
 from dicomnode.models.manifest import Manifest, parse_manifest
 
 _MANIFEST, _CARD = "manifest.toml", "MODEL_CARD.md"
 _PROGRAMS = (".ts", ".onnx")
+_TRIED = ("torchscript", "onnx")  # of the runners
 
 
 def is_package(path: Path) -> bool:
@@ -29,7 +34,8 @@ def import_package(path: Path, manifest_path: Path | None, name: str = "") -> Im
         name: of the model; "": the manifest's.
 
     Raises:
-        ModelError: a file is missing or has another digest than the manifest says, or the manifest cannot be used.
+        ModelError: a file is missing or has another digest than the manifest says, the manifest cannot be used, or
+            weights are not finite or not those of their network, or a golden case is none.
     """
     is_program = path.is_file()
     home = path.parent if is_program else path
@@ -40,7 +46,17 @@ def import_package(path: Path, manifest_path: Path | None, name: str = "") -> Im
     files = {file: _content(home / file, digest) for file, digest in wanted.items()}
     if (home / _CARD).is_file():
         files[_CARD] = _content(home / _CARD)
+    _check(ModelPackage(home, manifest), files)
     return Imported(manifest, files)
+
+
+def _check(package: ModelPackage, files: Mapping[str, bytes]) -> None:
+    """Build each network with its weights and read each golden case; programs are tried by who imports."""
+    for name, network in package.manifest.networks.items():
+        if network.runner not in _TRIED:
+            RUNNERS[network.runner](package, name)
+    for file in package.manifest.golden:
+        read_golden(files[file], str(package.folder / file))
 
 
 def _manifest(path: Path, home: Path, name: str) -> Manifest:
@@ -51,7 +67,7 @@ def _manifest(path: Path, home: Path, name: str) -> Manifest:
         raise ModelError(
             f"{path}: cannot be read ({error.strerror}); a program needs a manifest written by hand, see docs/models.md"
         ) from error
-    except ValueError as error:  # TOML or UTF-8
+    except (ValueError, RecursionError) as error:  # TOML, also too deep; or UTF-8
         raise ModelError(f"{path}: expected TOML in UTF-8, found: {error}") from error
     if name:
         document["name"] = name

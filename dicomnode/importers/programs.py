@@ -57,10 +57,15 @@ def _try(content: bytes, network: Network, windows: Windows, where: str) -> floa
     before = _peak_bytes(anew=True)
     try:
         with errors_of_the_device("a trial"):
-            forward(window)
+            _require_finite(forward(window))
     except ModelError as error:
         raise ModelError(f"{where}.file {network.file!r}: {error}") from error
     return max(0, _peak_bytes(anew=False) - before) / math.prod(shape)
+
+
+def _require_finite(logits: torch.Tensor) -> None:
+    if not bool(logits.isfinite().all()):
+        raise ModelError("expected finite logits for a window of zeros, found NaN or infinity")
 
 
 def _probe(network: Network, windows: Windows) -> tuple[int, ...]:

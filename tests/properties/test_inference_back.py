@@ -107,7 +107,10 @@ def test_with_resampling_a_sphere_returns_to_within_half_a_voxel_of_the_network(
     assume(way is not SPLINES_BACK or not any(adds_zeros(step) for step in [*first, *last]))
     scene = scene_of(upright_geometry(SHAPE, SPACING_MM))
     labels = returned(shown(scene, [*first, resampled, *last]), scene, way)
-    tolerance_mm = 0.5 * max(resampled["spacing_mm"]) + 0.1 if way is not LABELS_BACK else 2.6
+    # Zeros that a crop added beside the sphere lie between both classes: the boundary to them may be anywhere between
+    # two voxels.
+    part = 1.0 if any(adds_zeros(step) for step in first) else 0.5
+    tolerance_mm = part * max(resampled["spacing_mm"]) + 0.1 if way is not LABELS_BACK else 2.6
     assert_is_the_sphere(labels, depth_mm(scene.source.geometry), tolerance_mm)
 
 

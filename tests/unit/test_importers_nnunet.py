@@ -415,3 +415,9 @@ def test_a_zip_that_is_cut_off_or_of_something_else_is_refused(tmp_path: Path):
     path.write_bytes(content[:5000])
     with pytest.raises(ModelError, match=r"export.zip: expected a folder or .zip with plans.json"):
         import_nnunet(path, {}, tmp_path / "labels.toml")
+
+
+def test_a_value_that_no_manifest_may_hold_is_refused_with_its_key(tmp_path: Path):
+    folder = write_folder(tmp_path / "m", put("configurations.3d_fullres.spacing", [500.0, 1.0, 1.0]))
+    with pytest.raises(ModelError, match=r"m: \w+\.spacing_mm\.0.*: Input should be less than .* 100; found '500"):
+        import_from(Request(folder, tmp_path / "mapping.toml"))

@@ -237,10 +237,11 @@ def test_the_nodes_own_grid_is_refused_behind_padding() -> None:
         done(picture(bright_box()), *steps)
 
 
-@pytest.mark.parametrize("grid", ["faces", "centres", "nnunet", "monai"])
-def test_a_grid_that_no_memory_holds_is_refused_before_it_is_made(grid: str) -> None:
-    with pytest.raises(ModelError, match=r"voxels needs .* GiB, expected at most"):
-        done(picture(noise()), {"step": "resample", "spacing_mm": [0.011, 0.011, 0.011], "grid": grid})
+@pytest.mark.parametrize("grid", ["faces", "centres", "corners", "monai"])
+def test_a_grid_that_no_memory_holds_is_refused_before_it_is_made(grid: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dicomnode.inference.room.physical_bytes", lambda: 1 << 20)
+    with pytest.raises(ModelError, match=r"a grid of 270 x 140 x 220 voxels needs 0.12 GiB, expected at most 0.00 GiB"):
+        done(picture(noise()), {"step": "resample", "spacing_mm": [0.1, 0.1, 0.1], "grid": grid})
 
 
 def test_a_margin_that_no_memory_holds_is_refused_before_it_is_made() -> None:

@@ -140,14 +140,16 @@ def test_a_package_that_is_replaced_while_it_is_read_is_tried_again(tmp_path: Pa
 
 
 def test_readers_of_a_package_that_is_replaced_again_and_again_are_told_to_try_again(tmp_path: Path) -> None:
-    ways = [write_package(tmp_path / str(steepness), toy_manifest(), bright_where(steepness)) for steepness in (1, 2)]
+    ways = [
+        write_package(tmp_path / str(steepness), toy_manifest(), bright_where(steepness)) for steepness in range(1, 31)
+    ]
     contents = [(way.manifest, {WEIGHTS: way.read_file(WEIGHTS)}) for way in ways]
     site, is_done = tmp_path / "site", threading.Event()
     install(site, *contents[0])
 
     def replaced() -> None:
-        for number in range(60):
-            install(site, *contents[number % 2], replace=True)
+        for content in contents[1:]:
+            install(site, *content, replace=True)
         is_done.set()
 
     writer = threading.Thread(target=replaced, daemon=True)
@@ -156,4 +158,4 @@ def test_readers_of_a_package_that_is_replaced_again_and_again_are_told_to_try_a
         with contextlib.suppress(Unavailable):
             ModelStore([site]).package("toy").check_files()
     writer.join(10)
-    ModelStore([site]).package("toy").check_files()
+    assert ModelStore([site]).package("toy").read_file(WEIGHTS) == contents[-1][1][WEIGHTS]
