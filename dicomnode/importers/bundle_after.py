@@ -9,6 +9,7 @@ import numpy as np
 
 from dicomnode.importers.bundle_before import dictionary_name
 from dicomnode.importers.bundle_lambdas import labels_of_region_sets, only_replaces_nan
+from dicomnode.importers.bundle_table import Entry, taking
 from dicomnode.importers.bundle_values import Component, Formula, items_of, shown
 from dicomnode.models import after, before
 from dicomnode.models.after import AfterStep
@@ -243,33 +244,23 @@ def _vista3d(transform: Component, output: Output) -> Output:
     return output.and_then(*steps, *([after.Relabel(step="relabel", labels=relabel)] if relabel else []))
 
 
-@dataclass(frozen=True, slots=True)
-class _Transform:
-    translate: Translate
-    arguments: frozenset[str] | None = frozenset()  # that it looks at, beside the common ones; None: none matters
-
-
-def _taking(translate: Translate, *arguments: str) -> _Transform:
-    return _Transform(translate, frozenset(arguments))
-
-
 _META = ("meta_key_postfix", "meta_keys", "orig_meta_keys")
 _WITHOUT_EFFECT = ("EnsureTyped", "SaveImaged", "ToDeviced", "ToTensord")
 
-TRANSFORMS: Mapping[str, _Transform] = {
-    "Activationsd": _taking(_activations, "other", "sigmoid", "softmax"),
-    "AsDiscreted": _taking(_discrete, "argmax", "dim", "dtype", "keepdim", "rounding", "threshold", "to_onehot"),
-    "FillHolesd": _taking(_fill_holes, "applied_labels", "connectivity"),
-    "Invertd": _taking(_invert, "device", "nearest_interp", "orig_keys", "post_func", "to_tensor", "transform", *_META),
-    "KeepLargestConnectedComponentd": _taking(
+TRANSFORMS: Mapping[str, Entry[Translate]] = {
+    "Activationsd": taking(_activations, "other", "sigmoid", "softmax"),
+    "AsDiscreted": taking(_discrete, "argmax", "dim", "dtype", "keepdim", "rounding", "threshold", "to_onehot"),
+    "FillHolesd": taking(_fill_holes, "applied_labels", "connectivity"),
+    "Invertd": taking(_invert, "device", "nearest_interp", "orig_keys", "post_func", "to_tensor", "transform", *_META),
+    "KeepLargestConnectedComponentd": taking(
         _largest, "applied_labels", "connectivity", "independent", "is_onehot", "num_components"
     ),
-    "LabelFilterd": _taking(_filter_labels, "applied_labels"),
-    "Lambdad": _taking(_lambda, "func", "overwrite"),
-    "MapLabelValued": _taking(_map_labels, "dtype", "orig_labels", "target_labels"),
-    "RemoveSmallObjectsd": _taking(
+    "LabelFilterd": taking(_filter_labels, "applied_labels"),
+    "Lambdad": taking(_lambda, "func", "overwrite"),
+    "MapLabelValued": taking(_map_labels, "dtype", "orig_labels", "target_labels"),
+    "RemoveSmallObjectsd": taking(
         _small_objects, "by_measure", "connectivity", "independent_channels", "min_size", "pixdim"
     ),
-    "VistaPostTransformd": _taking(_vista3d),
-    **{name: _Transform(_nothing, None) for name in _WITHOUT_EFFECT},
+    "VistaPostTransformd": taking(_vista3d),
+    **{name: Entry(_nothing, None) for name in _WITHOUT_EFFECT},
 }

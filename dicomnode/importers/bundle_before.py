@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar, get_args
 
+from dicomnode.importers.bundle_table import Entry, taking
 from dicomnode.importers.bundle_values import Component, Formula, Word, items_of, shown
 from dicomnode.models import before
 from dicomnode.models.before import BeforeStep
@@ -258,44 +259,34 @@ def _cast(transform: Component, source: Input) -> Sequence[BeforeStep]:
             raise transform.error(f"expected float32, float64, int16, int32 or int64, found {shown(wanted)}", "dtype")
 
 
-@dataclass(frozen=True, slots=True)
-class _Transform:
-    translate: Translate
-    arguments: frozenset[str] | None = frozenset()  # that it looks at, beside the common ones; None: none matters
-
-
-def _taking(translate: Translate, *arguments: str) -> _Transform:
-    return _Transform(translate, frozenset(arguments))
-
-
 _SPACING = ("align_corners", "diagonal", "dtype", "ensure_same_shape", "max_pixdim", "meta_keys", "meta_key_postfix")
 _PADDING = ("constant_values", "method", "mode", "value")
 
-TRANSFORMS: Mapping[str, _Transform] = {
-    "AddChanneld": _Transform(_nothing, None),
-    "CastToTyped": _taking(_cast, "dtype"),
-    "CropForegroundd": _taking(
+TRANSFORMS: Mapping[str, Entry[Translate]] = {
+    "AddChanneld": Entry(_nothing, None),
+    "CastToTyped": taking(_cast, "dtype"),
+    "CropForegroundd": taking(
         _crop_foreground,
         *("allow_smaller", "channel_indices", "end_coord_key", "k_divisible", "margin", "mode", "select_fn"),
         *("source_key", "start_coord_key", "value"),
     ),
-    "DivisiblePadd": _taking(_divisible_pad, "k", *_PADDING),
-    "EnsureChannelFirstd": _Transform(_nothing, None),
-    "EnsureTyped": _taking(_nothing, "data_type", "device", "track_meta", "wrap_sequence"),
-    "LoadImaged": _Transform(_nothing, None),
-    "NormalizeIntensityd": _taking(_normalise, "channel_wise", "divisor", "dtype", "nonzero", "subtrahend"),
-    "Orientationd": _taking(_orientation, "as_closest_canonical", "axcodes", "labels", "meta_key_postfix", "meta_keys"),
-    "ScaleIntensityRangePercentilesd": _taking(
+    "DivisiblePadd": taking(_divisible_pad, "k", *_PADDING),
+    "EnsureChannelFirstd": Entry(_nothing, None),
+    "EnsureTyped": taking(_nothing, "data_type", "device", "track_meta", "wrap_sequence"),
+    "LoadImaged": Entry(_nothing, None),
+    "NormalizeIntensityd": taking(_normalise, "channel_wise", "divisor", "dtype", "nonzero", "subtrahend"),
+    "Orientationd": taking(_orientation, "as_closest_canonical", "axcodes", "labels", "meta_key_postfix", "meta_keys"),
+    "ScaleIntensityRangePercentilesd": taking(
         _scale_percentiles, "b_max", "b_min", "channel_wise", "clip", "dtype", "lower", "relative", "upper"
     ),
-    "ScaleIntensityRanged": _taking(_scale_range, "a_max", "a_min", "b_max", "b_min", "clip", "dtype"),
-    "ScaleIntensityd": _taking(_scale_of_volume, "channel_wise", "dtype", "factor", "maxv", "minv"),
-    "Spacingd": _taking(
+    "ScaleIntensityRanged": taking(_scale_range, "a_max", "a_min", "b_max", "b_min", "clip", "dtype"),
+    "ScaleIntensityd": taking(_scale_of_volume, "channel_wise", "dtype", "factor", "maxv", "minv"),
+    "Spacingd": taking(
         _spacing, *_SPACING, "min_pixdim", "mode", "padding_mode", "pixdim", "recompute_affine", "scale_extent"
     ),
-    "SpatialPadd": _taking(_spatial_pad, "spatial_size", *_PADDING),
-    "ThresholdIntensityd": _taking(_threshold, "above", "cval", "threshold"),
-    "ToDeviced": _Transform(_nothing, None),
-    "ToTensord": _Transform(_nothing, None),
-    "VistaPreTransformd": _Transform(_nothing, None),  # it rewrites prompts: `bundle_network` does that
+    "SpatialPadd": taking(_spatial_pad, "spatial_size", *_PADDING),
+    "ThresholdIntensityd": taking(_threshold, "above", "cval", "threshold"),
+    "ToDeviced": Entry(_nothing, None),
+    "ToTensord": Entry(_nothing, None),
+    "VistaPreTransformd": Entry(_nothing, None),  # it rewrites prompts: `bundle_network` does that
 }

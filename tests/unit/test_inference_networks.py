@@ -1,6 +1,5 @@
 """The networks that a manifest may name: each is built from plain arguments and gives one tensor of logits."""
 
-from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -39,14 +38,11 @@ SMALL: dict[str, dict[str, Any]] = {
     "VISTA3D": {"classes": [3, 1], "encoder_embed_dim": 8},
     "VNet": CHANNELS,
 }
-WITH_EINOPS = ("SwinUNETR", "UNETR")
 WITHOUT_NUMBERS = ("MedNeXtB", "MedNeXtL", "MedNeXtM", "MedNeXtS")  # large: shapes only
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_gives_one_tensor_of_logits_per_class(name: str):
-    if name in WITH_EINOPS and find_spec("einops") is None:
-        pytest.skip("MONAI's transformers need einops: pip install einops")
     edge = 64 if name == "SwinUNETR" else 32
     with torch.device("meta" if name in WITHOUT_NUMBERS else "cpu"), torch.inference_mode():
         torch.manual_seed(3)
